@@ -1,0 +1,1 @@
+"""Samples in, ranges out: what quantization learns from data."""

@@ -1,0 +1,1 @@
+"""Exact rewrites that remove what computes nothing."""

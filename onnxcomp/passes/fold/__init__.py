@@ -1,0 +1,1 @@
+"""Rewrites that compute at compile time what does not depend on inputs."""

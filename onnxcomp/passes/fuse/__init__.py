@@ -1,0 +1,1 @@
+"""Rewrites that merge neighbouring nodes into one."""

@@ -1,0 +1,46 @@
+"""The affine map that a BatchNormalization in inference is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxcomp.graph import array, only_first_output
+from onnxcomp.registry import leave
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = scale * x + shift per channel, in float64."""
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+def affine_of(bn: ir.Node, opset: int) -> Affine | None:
+    """Return scale = gamma / sqrt(var + epsilon) and shift = beta - mean * scale, each [channels].
+
+    None, with the reason left at the node, when it trains, when a parameter is not constant, or
+    when a statistic is returned (Ioffe and Szegedy, arXiv:1502.03167, section 3.1).
+    """
+    trains = bn.attributes.get_int("training_mode", 0) if opset >= 14 else _has_statistics(bn)
+    if trains or bn.attributes.get_int("is_test", 1) == 0 or not only_first_output(bn):
+        leave(bn, "it computes batch statistics (training mode)")
+        return None
+    if bn.attributes.get_int("spatial", 1) == 0:
+        leave(bn, "spatial = 0 normalizes each position apart")
+        return None
+    parameters = [array(value) for value in bn.inputs[1:5]]
+    if any(data is None for data in parameters):
+        leave(bn, "a parameter of the normalization is not constant")
+        return None
+    gamma, beta, mean, var = (np.asarray(data, dtype=np.float64) for data in parameters)
+    scale = gamma / np.sqrt(var + bn.attributes.get_float("epsilon", 1e-5))
+    return Affine(scale, beta - mean * scale)
+
+
+def _has_statistics(bn: ir.Node) -> bool:
+    return len([output for output in bn.outputs if output.name]) > 1

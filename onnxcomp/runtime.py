@@ -1,0 +1,162 @@
+"""ONNX Runtime sessions: the reference (optimizations off), as users run it (on), and with taps."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcomp.errors import ModelError
+from onnxcomp.graph import Array, all_graphs
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Feeds = Mapping[str, Array]
+
+# A protobuf message ends at 2 GiB; beyond this a session reads from a temporary folder instead.
+INLINE_LIMIT = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: dims are numbers, names, or None where nothing is declared."""
+
+    name: str
+    dtype: np.dtype[np.generic] | None
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ",".join(str(d or "?") for d in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+def input_specs(model: ir.Model) -> list[InputSpec]:
+    """Describe the inputs of a model, in order."""
+    return [_input_spec(value) for value in model.graph.inputs]
+
+
+def _input_spec(value: ir.Value) -> InputSpec:
+    dtype = None
+    if isinstance(value.type, ir.TensorType) and value.type.dtype != ir.DataType.UNDEFINED:
+        string = value.type.dtype == ir.DataType.STRING
+        dtype = np.dtype(object) if string else np.dtype(value.type.dtype.numpy())
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return InputSpec(value.name or "", dtype, shape)
+
+
+class Session:
+    """A model loaded in ONNX Runtime's CPU provider.
+
+    `optimize=False` is the reference: no graph rewrite of ONNX Runtime at all. `taps` are names
+    of values of the main graph to return besides the outputs. Raises `ModelError` when ONNX
+    Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        optimize: bool = False,
+        threads: int = 1,
+        taps: Sequence[str] = (),
+        dump: Path | None = None,
+    ) -> None:
+        options = session_options(optimize=optimize, threads=threads)
+        if dump is not None:
+            options.optimized_model_filepath = str(dump)
+        tapped = add_outputs(model, taps) if taps else model
+        with as_source(tapped) as source:
+            self._session = load(source, options)
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Return every output (and tap) by name; raise `ModelError` when the run fails."""
+        known = {name: feeds[name] for name in self.inputs if name in feeds}
+        try:
+            results = self._session.run(None, known)
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+            raise ModelError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
+        return dict(zip(self.outputs, results, strict=True))
+
+
+def session_options(*, optimize: bool, threads: int) -> onnxruntime.SessionOptions:
+    """Return options that differ only in what this project varies; logs are off."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def load(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Create a session, turning any refusal into a `ModelError`."""
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first non-empty line of an error's message, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of all initializers, none of which is read."""
+    return sum(
+        value.const_value.nbytes
+        for graph in all_graphs(model)
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+@contextlib.contextmanager
+def as_source(model: ir.Model) -> Iterator[str | bytes]:
+    """Yield what ONNX Runtime loads: bytes, or beyond `INLINE_LIMIT` a path in a temporary folder."""
+    if weight_bytes(model) < INLINE_LIMIT:
+        yield inline_bytes(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        yield str(path)
+
+
+def inline_bytes(model: ir.Model) -> bytes:
+    """Serialize a model with every weight inside; the model itself is not changed."""
+    copy = model.clone()
+    for graph in all_graphs(copy):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                data = value.const_value
+                value.const_value = ir.Tensor(data.numpy(), data.dtype, name=data.name)
+    return bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
+
+
+def add_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """Return a copy of a model whose main graph also returns these values."""
+    copy = model.clone()
+    by_name = {out.name: out for node in copy.graph for out in node.outputs}
+    present = {output.name for output in copy.graph.outputs}
+    for name in names:
+        if name in by_name and name not in present:
+            copy.graph.outputs.append(by_name[name])
+    return copy
