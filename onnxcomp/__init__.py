@@ -1,1 +1,85 @@
-"""Make ONNX models smaller and faster without training, and prove that they still answer the same."""
+"""Smaller and faster ONNX models without training, proven to answer the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "ContractError",
+    "Effect",
+    "ModelError",
+    "OnnxcompError",
+    "Range",
+    "Ranges",
+    "Recipe",
+    "RecipeError",
+    "Report",
+    "Result",
+    "SamplesError",
+    "Step",
+    "Summary",
+    "UsageError",
+    "as_ir_pass",
+    "calibrate",
+    "compare",
+    "inspect",
+    "leave",
+    "list_passes",
+    "load_recipe",
+    "open_samples",
+    "optimize",
+    "read_ranges",
+    "register",
+]
+
+# Imported when first used: `import onnxcomp` and `onnxcomp --help` stay fast.
+_HOMES = {
+    "onnxcomp.api": ("Comparison", "Summary", "calibrate", "compare", "inspect", "optimize"),
+    "onnxcomp.calibration.ranges": ("Range", "Ranges", "read_ranges"),
+    "onnxcomp.calibration.samples": ("open_samples",),
+    "onnxcomp.errors": (
+        "ContractError",
+        "ModelError",
+        "OnnxcompError",
+        "RecipeError",
+        "SamplesError",
+        "UsageError",
+    ),
+    "onnxcomp.recipe": ("Recipe", "Step", "load_recipe"),
+    "onnxcomp.registry": ("Effect", "as_ir_pass", "leave", "list_passes", "register"),
+    "onnxcomp.report": ("Report",),
+    "onnxcomp.run": ("Result",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from onnxcomp.api import Comparison, Summary, calibrate, compare, inspect, optimize
+    from onnxcomp.calibration.ranges import Range, Ranges, read_ranges
+    from onnxcomp.calibration.samples import open_samples
+    from onnxcomp.errors import (
+        ContractError,
+        ModelError,
+        OnnxcompError,
+        RecipeError,
+        SamplesError,
+        UsageError,
+    )
+    from onnxcomp.recipe import Recipe, Step, load_recipe
+    from onnxcomp.registry import Effect, as_ir_pass, leave, list_passes, register
+    from onnxcomp.report import Report
+    from onnxcomp.run import Result
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'onnxcomp' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -296,7 +296,7 @@ def remove(node: ir.Node) -> None:
     node.graph.remove(node, safe=True)
 
 
-def _inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+def _inner_graphs(node: ir.Node, *, deep: bool = True) -> Iterator[ir.Graph]:
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
             found = [attr.as_graph()]
@@ -306,7 +306,39 @@ def _inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
             continue
         for graph in found:
             yield graph
-            yield from graph.subgraphs()
+            if deep:
+                yield from graph.subgraphs()
+
+
+def assign_unique_names(model: ir.Model) -> None:
+    """Rename inner values whose name another value in scope has; inputs and outputs keep theirs."""
+    _unique_names(model.graph, set())
+    for function in model.functions.values():
+        _unique_names(function.graph, set())
+
+
+def _unique_names(graph: ir.Graph, outer: set[str]) -> None:
+    fixed = {value.name for value in (*graph.inputs, *graph.outputs) if value.name}
+    taken = outer | fixed
+    for value in list(graph.initializers.values()):
+        if value.name not in fixed:
+            _rename(value, taken)
+    made = [output for node in graph for output in node.outputs if output.name]
+    for value in made:
+        if value.name not in fixed or not value.is_graph_output():
+            _rename(value, taken)
+    for node in graph:
+        for inner in _inner_graphs(node, deep=False):
+            _unique_names(inner, taken)
+
+
+def _rename(value: ir.Value, taken: set[str]) -> None:
+    name, count = value.name or "value", 1
+    while name in taken:
+        name, count = f"{value.name}_{count}", count + 1
+    if name != value.name:
+        value.name = name
+    taken.add(name)
 
 
 def sweep(model: ir.Model) -> int:

@@ -39,18 +39,26 @@ class InputSpec:
 
 def input_specs(model: ir.Model) -> list[InputSpec]:
     """Describe the inputs of a model, in order."""
-    return [_input_spec(value) for value in model.graph.inputs]
+    return [value_spec(value) for value in model.graph.inputs]
 
 
-def _input_spec(value: ir.Value) -> InputSpec:
+def value_spec(value: ir.Value) -> InputSpec:
+    """Describe one value as its type and shape are declared."""
     dtype = None
     if isinstance(value.type, ir.TensorType) and value.type.dtype != ir.DataType.UNDEFINED:
         string = value.type.dtype == ir.DataType.STRING
         dtype = np.dtype(object) if string else np.dtype(value.type.dtype.numpy())
     shape = None
     if value.shape is not None:
-        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        shape = tuple(_dim(dim) for dim in value.shape)
     return InputSpec(value.name or "", dtype, shape)
+
+
+def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
+    """Return a number, a name, or None; some exporters write -1 for an open dim."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return dim.value
 
 
 class Session:
@@ -130,7 +138,7 @@ def weight_bytes(model: ir.Model) -> int:
 
 @contextlib.contextmanager
 def as_source(model: ir.Model) -> Iterator[str | bytes]:
-    """Yield what ONNX Runtime loads: bytes, or beyond `INLINE_LIMIT` a path in a temporary folder."""
+    """Yield what ONNX Runtime loads: bytes, or for large models a path in a temporary folder."""
     if weight_bytes(model) < INLINE_LIMIT:
         yield inline_bytes(model)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxcomp.errors import SamplesError
@@ -27,12 +27,16 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
-    """The ranges of a model's values by name, and how they came about."""
+    """The ranges of a model's values by name, and how they came about.
+
+    `nonfinite` counts the NaN and infinities that were left out, for the values that had any.
+    """
 
     values: Mapping[str, Range]
     method: str
     samples: int
     source: str
+    nonfinite: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the file's text: one line per value, sorted, so that two files can be diffed."""
@@ -41,6 +45,7 @@ class Ranges:
             "method": self.method,
             "samples": self.samples,
             "source": self.source,
+            "nonfinite": dict(sorted(self.nonfinite.items())),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in head.items()]
         rows = [
@@ -61,7 +66,9 @@ def read_ranges(path: Path) -> Ranges:
                 "run `onnxcomp calibrate` again"
             )
         values = {str(k): Range(float(lo), float(hi)) for k, (lo, hi) in data["values"].items()}
-        return Ranges(values, str(data["method"]), int(data["samples"]), str(data["source"]))
+        nonfinite = {str(name): int(count) for name, count in data["nonfinite"].items()}
+        method, samples, source = str(data["method"]), int(data["samples"]), str(data["source"])
+        return Ranges(values, method, samples, source, nonfinite)
     except OSError as error:
         raise SamplesError(f"cannot read ranges {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array
 from onnxcomp.runtime import InputSpec, Session, input_specs
@@ -31,26 +32,31 @@ def random_feeds(
 
 
 def runnable_feeds(model: ir.Model, count: int, seed: int = 0) -> list[dict[str, Array]]:
-    """Return random feeds at the first size at which the model runs.
+    """Return random feeds at the first size at which the model runs (see `runnable_size`)."""
+    size, batch = runnable_size(model, count, seed)
+    return list(random_feeds(model, count, seed, size=size, batch=batch))
 
-    Raises `ModelError` with ONNX Runtime's reason when it runs at none.
+
+def runnable_size(model: ir.Model, count: int, seed: int = 0) -> tuple[int, int | None]:
+    """Return the first `size` and `batch` at which all these random feeds run through the model.
+
+    Raises `ModelError` with ONNX Runtime's reason when there is none.
     """
     session = Session(model)
     reason = ""
     for size, batch in _trials(input_specs(model)):
-        feeds = list(random_feeds(model, count, seed, size=size, batch=batch))
         try:
-            for item in feeds:
+            for item in random_feeds(model, count, seed, size=size, batch=batch):
                 session.run(item)
         except ModelError as error:
             reason = reason or str(error)
             continue
-        return feeds
+        return size, batch
     raise ModelError(f"no random input runs through the model ({reason}); pass real data")
 
 
 def _trials(specs: list[InputSpec]) -> Iterator[tuple[int, int | None]]:
-    if all(isinstance(dim, int) for spec in specs for dim in spec.shape or (None,)):
+    if all(is_fixed(dim) for spec in specs for dim in spec.shape or (None,)):
         yield 1, None
         return
     for size in SIZES:
@@ -61,7 +67,7 @@ def _trials(specs: list[InputSpec]) -> Iterator[tuple[int, int | None]]:
 def _draw(spec: InputSpec, rng: np.random.Generator, size: int, batch: int | None) -> Array:
     dims = spec.shape if spec.shape is not None else (None, None)
     shape = [
-        dim if isinstance(dim, int) else (batch if index == 0 and batch else size)
+        dim if is_fixed(dim) else (batch if index == 0 and batch else size)
         for index, dim in enumerate(dims)
     ]
     dtype = spec.dtype or np.dtype(np.float32)

@@ -1,0 +1,5 @@
+"""`python -m onnxcomp`."""
+
+from onnxcomp.cli import main
+
+main()

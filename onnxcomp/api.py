@@ -1,0 +1,293 @@
+"""One function per verb of the command line."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxcomp.acceptance import Score
+from onnxcomp.calibration.collect import collect_ranges
+from onnxcomp.calibration.ranges import Ranges
+from onnxcomp.calibration.samples import Samples, open_samples
+from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.cost import ModelCost, NodeCost, measure, node_costs
+from onnxcomp.errors import ModelError, UsageError
+from onnxcomp.graph import Array, opset_version
+from onnxcomp.latency import measure_in_turns
+from onnxcomp.model_io import load_model, model_bytes
+from onnxcomp.parity import Parity
+from onnxcomp.pipeline import run_lossless
+from onnxcomp.recipe import Recipe, check_recipe, load_recipe, with_passes, with_step_option
+from onnxcomp.report import Latency
+from onnxcomp.run import Given, Progress, Result, Say, run_recipe
+from onnxcomp.runtime import InputSpec, Session, input_specs, value_spec
+from onnxcomp.verify import compare_sessions
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import onnx
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
+
+
+def make_recipe(
+    recipe: str | os.PathLike[str] | Recipe | None = None,
+    *,
+    int8: bool = False,
+    select: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    **settings: object,
+) -> Recipe:
+    """Return a recipe edited by options; a setting that is None stays as the recipe has it.
+
+    `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
+    `int8` the preset `int8`. Raises `RecipeError` or `UsageError` for what does not exist.
+    """
+    if isinstance(recipe, Recipe):
+        found = recipe
+    elif recipe is not None:
+        found = load_recipe(os.fspath(recipe))
+    else:
+        found = load_recipe("int8" if int8 else "lossless")
+    if int8 and recipe is not None:
+        found = with_passes(found, [*(step.name for step in found.steps), "quantize-static"])
+    found = with_passes(found, select, skip)
+    if exclude:
+        found = with_step_option(found, "quantize-static", "exclude", ",".join(exclude))
+    found = replace(found, **{key: item for key, item in settings.items() if item is not None})  # type: ignore[arg-type]
+    check_recipe(found)
+    return found
+
+
+def optimize(
+    model: ModelSource,
+    *,
+    recipe: str | os.PathLike[str] | Recipe | None = None,
+    int8: bool = False,
+    select: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calib: object = None,
+    ranges: str | os.PathLike[str] | Ranges | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    max_drop: float | None = None,
+    eval: str | Score | None = None,  # noqa: A002  (the option's name)
+    min_sqnr: float | None = None,
+    verify: bool = True,
+    target: str | None = None,
+    threads: int | None = None,
+    say: Say = lambda _: None,
+    progress: Progress | None = None,
+) -> Result:
+    """Make a model smaller and faster, and prove that it still answers the same.
+
+    `model` is a path, an `onnx.ModelProto` or an `onnx_ir.Model`, and is never changed. `calib`
+    and `eval` take what their options take, or the object itself: samples in any form of
+    `open_samples`, a function `score(predict) -> float`. Raises `OnnxcompError`.
+    """
+    found = make_recipe(
+        recipe,
+        int8=int8,
+        select=select,
+        skip=skip,
+        exclude=exclude,
+        calib=os.fspath(calib) if isinstance(calib, (str, os.PathLike)) else None,
+        ranges=None if ranges is None or isinstance(ranges, Ranges) else os.fspath(ranges),
+        samples=samples,
+        seed=seed,
+        max_drop=max_drop,
+        eval=eval if isinstance(eval, str) else None,
+        min_sqnr=min_sqnr,
+        verify=None if verify else False,
+        target=target,
+        threads=threads,
+    )
+    given = Given(
+        calib=None if isinstance(calib, (str, os.PathLike)) else calib,
+        ranges=ranges if isinstance(ranges, Ranges) else None,
+        score=None if isinstance(eval, str) else eval,
+    )
+    return run_recipe(model, found, given, say, progress)
+
+
+def calibrate(
+    model: ModelSource,
+    *,
+    calib: object = None,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    say: Say = lambda _: None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Return the ranges of a model's values over all samples, for `optimize(..., ranges=...)`.
+
+    They are taken on the model as the lossless recipe leaves it, which is what `int8` quantizes.
+    """
+    loaded = load_model(model)
+    opened = open_samples(
+        "random" if calib is None else calib,
+        input_specs(loaded),
+        limit=samples,
+        seed=seed,
+        model=loaded,
+    )
+    if opened.synthetic:
+        say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
+    prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
+    return collect_ranges(prepared, opened, threads=threads, progress=progress)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models side by side; `problems` says how they cannot be compared or differ too much."""
+
+    parity: Parity
+    bytes: tuple[int, int]
+    latency: Latency | None
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON data."""
+        outputs = {name: output.to_dict() for name, output in self.parity.outputs.items()}
+        return {
+            "schema": 1,
+            "bytes": list(self.bytes),
+            "parity": {"passed": not self.problems, "outputs": outputs},
+            "latency": None if self.latency is None else self.latency.to_dict(),
+            "problems": list(self.problems),
+        }
+
+
+def compare(
+    first: ModelSource,
+    second: ModelSource,
+    *,
+    calib: object = None,
+    samples: int | None = None,
+    seed: int = 0,
+    min_sqnr: float | None = None,
+    bench: bool = False,
+    threads: int = 1,
+) -> Comparison:
+    """Return how near the second model's answers are to the first's, and what both cost.
+
+    Outputs are paired by position when their names differ. Without `calib`, seeded random feeds
+    are used. `min_sqnr` (dB, worst output) makes nearness a requirement; `bench` adds latency.
+    """
+    before, after = load_model(first), load_model(second)
+    feeds: Samples | Sequence[Mapping[str, Array]]
+    if calib is None:
+        feeds = runnable_feeds(before, samples or 4, seed)
+    else:
+        feeds = open_samples(calib, input_specs(before), limit=samples, seed=seed, model=before)
+    _rename_outputs(before, after)
+    parity = compare_sessions(Session(before), Session(after, optimize=True), feeds)
+    problems = [f"{name}: {out.broken}" for name, out in parity.outputs.items() if out.broken]
+    if min_sqnr is not None and parity.sqnr_db < min_sqnr:
+        problems.append(f"SQNR {parity.sqnr_db:.1f} dB is below {min_sqnr:g} dB")
+    latency = None
+    if bench:
+        sessions = [Session(item, optimize=True, threads=threads) for item in (before, after)]
+        latency = measure_in_turns(sessions[0], sessions[1], list(itertools.islice(feeds, 4)))
+    return Comparison(parity, (model_bytes(before), model_bytes(after)), latency, tuple(problems))
+
+
+def _rename_outputs(before: ir.Model, after: ir.Model) -> None:
+    """Give the second model the first one's names of inputs and outputs, pair by pair."""
+    for kind in ("inputs", "outputs"):
+        old, new = getattr(before.graph, kind), getattr(after.graph, kind)
+        if len(old) != len(new):
+            raise UsageError(
+                f"the models have {len(old)} and {len(new)} {kind}; they cannot be compared"
+            )
+        if {value.name for value in old} != {value.name for value in new}:
+            for index, value in enumerate(new):
+                value.name = f"onnxcomp_{kind}_{index}"
+            for mine, other in zip(old, new, strict=True):
+                other.name = mine.name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a model is and costs."""
+
+    path: str | None
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[InputSpec, ...]
+    opset: int
+    ir_version: int
+    producer: str
+    cost: ModelCost
+    nodes: tuple[NodeCost, ...]
+    lint: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON data."""
+        return {
+            "schema": 1,
+            "path": self.path,
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+            "producer": self.producer,
+            "inputs": [_spec_dict(spec) for spec in self.inputs],
+            "outputs": [_spec_dict(spec) for spec in self.outputs],
+            "nodes": self.cost.nodes,
+            "bytes": self.cost.bytes,
+            "params": self.cost.params,
+            "macs": self.cost.macs,
+            "ops": dict(self.cost.ops),
+            "lint": list(self.lint),
+            "metadata": dict(self.metadata),
+        }
+
+
+def _spec_dict(spec: InputSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "type": None if spec.dtype is None else str(spec.dtype),
+        "shape": None if spec.shape is None else list(spec.shape),
+    }
+
+
+def inspect(model: ModelSource) -> Summary:
+    """Return what a model is: inputs, outputs, operators, parameters, MACs, bytes and lint.
+
+    MACs are counted at the declared shapes; open dims get the first size at which the model runs.
+    """
+    from onnxcomp.lint import lint
+
+    loaded = load_model(model)
+    try:
+        feeds = runnable_feeds(loaded, 1)[0]
+    except ModelError:
+        feeds = None
+    path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    size = None if path is None else Path(path).stat().st_size
+    external = any(isinstance(v.const_value, ir.ExternalTensor) for v in _initializers(loaded))
+    return Summary(
+        path=path,
+        inputs=tuple(input_specs(loaded)),
+        outputs=tuple(value_spec(value) for value in loaded.graph.outputs),
+        opset=opset_version(loaded),
+        ir_version=loaded.ir_version or 0,
+        producer=" ".join(filter(None, [loaded.producer_name, loaded.producer_version])),
+        cost=measure(loaded, feeds, size=None if external else size),
+        nodes=tuple(node_costs(loaded, feeds)),
+        lint=tuple(lint(loaded)),
+        metadata=dict(loaded.metadata_props),
+    )
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    return list(model.graph.initializers.values())

@@ -1,0 +1,146 @@
+"""Calibration samples: whatever the user has, as feeds that stream again and again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxcomp.calibration.checks import Label, Raw, conform, numbered
+from onnxcomp.calibration.files import read_file, read_folder
+from onnxcomp.calibration.spool import spooled
+from onnxcomp.calibration.synthetic import random_feeds, runnable_size
+from onnxcomp.calibration.user_code import describe_object, from_object, load_object
+from onnxcomp.errors import SamplesError
+from onnxcomp.graph import Array
+from onnxcomp.runtime import InputSpec
+
+RANDOM_COUNT = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Feeds that can be iterated again and again, one in memory at a time.
+
+    `source` is what the user gave, for reports; `labels` the class of each sample, `[samples]`
+    (or `[samples, B]` where a sample is a batch of B), where the data has them; `synthetic` says
+    that the samples are random; `count` is None where only reading would tell.
+    """
+
+    source: str
+    read: Callable[[], Iterator[dict[str, Array]]]
+    count: int | None = None
+    labels: Label | None = None
+    synthetic: bool = False
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return self.read()
+
+
+def open_samples(
+    spec: object,
+    inputs: Sequence[InputSpec],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    model: ir.Model | None = None,
+) -> Samples:
+    """Open calibration data, of which the first sample is checked at once, the others when read.
+
+    `spec` is a folder, an .npz, an .npy, `FILE.py:callable`, `pkg.module:callable`, `random` or
+    `random:N` (for which `model` is needed and `seed` counts), or a Python object: a function, an
+    iterable of dicts, arrays with a leading sample axis, a reader with `get_next`. At most the
+    first `limit` samples are used. Raises `SamplesError`, one line that quotes the mismatch.
+    """
+    if limit is not None and limit < 1:
+        raise SamplesError(f"at least one sample is needed, not {limit}")
+    text = os.fspath(spec) if isinstance(spec, (str, os.PathLike)) else None
+    synthetic = text == "random" or (isinstance(spec, str) and spec.startswith("random:"))
+    if text is None:
+        raw = from_object(spec, describe_object(spec), inputs)
+    elif synthetic:
+        raw = _random(str(text), model, limit, seed)
+    else:
+        raw = _named(str(text), inputs)
+    if raw.once:
+        raw = spooled(raw, inputs, limit)
+    samples = _checked(raw, inputs, limit, synthetic)
+    next(iter(samples))
+    return samples
+
+
+def split(samples: Samples, every: int = 4) -> tuple[Samples, Samples]:
+    """Return the samples to calibrate on and those held out: the last one of every four.
+
+    With fewer than four, both are all the samples.
+    """
+    if sum(1 for _ in islice(samples, every)) < every:
+        return samples, samples
+    return _part(samples, every, held_out=False), _part(samples, every, held_out=True)
+
+
+def _part(samples: Samples, every: int, *, held_out: bool) -> Samples:
+    def mine(index: int) -> bool:
+        return (index % every == every - 1) == held_out
+
+    def read() -> Iterator[dict[str, Array]]:
+        return (feeds for index, feeds in enumerate(samples) if mine(index))
+
+    count, labels = samples.count, samples.labels
+    if count is not None:
+        count = sum(1 for index in range(count) if mine(index))
+    if labels is not None:
+        labels = labels[[mine(index) for index in range(len(labels))]]
+    return replace(samples, read=read, count=count, labels=labels)
+
+
+def _checked(raw: Raw, inputs: Sequence[InputSpec], limit: int | None, synthetic: bool) -> Samples:
+    def read() -> Iterator[dict[str, Array]]:
+        empty = True
+        for where, sample in islice(raw.read(), limit):
+            yield conform(where, sample, inputs)
+            empty = False
+        if empty:
+            raise SamplesError(
+                f"{raw.source}: no samples (a function must return a fresh iterable at each call)"
+                if raw.count is None
+                else f"{raw.source}: no samples"
+            )
+
+    count = raw.count if raw.count is None or limit is None else min(raw.count, limit)
+    labels = raw.labels if raw.labels is None else raw.labels[:limit]
+    return Samples(raw.source, read, count, labels, synthetic)
+
+
+def _named(text: str, inputs: Sequence[InputSpec]) -> Raw:
+    path = Path(text)
+    if path.is_dir():
+        return read_folder(path, text, inputs)
+    if path.exists():
+        return read_file(path, text, inputs)
+    target, colon, name = text.rpartition(":")
+    if not colon or not target or not name.isidentifier():
+        raise SamplesError(f"{text}: no such file or folder")
+    if target.endswith(".py") and not Path(target).is_file():
+        raise SamplesError(f"{text}: no such file: {target}")
+    found, folder = load_object(target, name, text)
+    return from_object(found, text, inputs, folder)
+
+
+def _random(text: str, model: ir.Model | None, limit: int | None, seed: int) -> Raw:
+    _, colon, number = text.partition(":")
+    if colon and not (number.isdecimal() and int(number) > 0):
+        raise SamplesError(f"{text}: the number of samples must be a whole number of at least 1")
+    if model is None:
+        raise SamplesError(f"{text}: random samples are drawn for a model, and none was given")
+    count = min(int(number) if colon else RANDOM_COUNT, limit or 10**9)
+    size, batch = runnable_size(model, count, seed)
+
+    def read() -> Iterator[tuple[str, object]]:
+        return numbered(text, random_feeds(model, count, seed, size=size, batch=batch))
+
+    return Raw(text, read, count)

@@ -1,0 +1,314 @@
+"""The command line: a skin over `onnxcomp.api`, which it imports only when a verb runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcomp.errors import OnnxcompError
+
+if TYPE_CHECKING:
+    from onnxcomp.run import Progress
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+THREADS = click.option("--threads", type=int, help="Threads of ONNX Runtime; 0 means all cores.")
+TARGETS = ("auto", "x86", "x86-vnni", "arm64", "portable")
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which samples to use."""
+    spec = "Samples: folder, .npz, .npy, FILE.py:callable, or random[:N]."
+    for option in (
+        click.option("--seed", type=int, help="Seed of everything random (0)."),
+        click.option("--samples", type=int, metavar="N", help="Read at most N samples."),
+        click.option("--calib", metavar="SPEC", help=spec),
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn every failure into one line on stderr and an exit code; never a traceback."""
+    try:
+        yield
+    except OnnxcompError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(130)
+    except (click.ClickException, click.exceptions.Exit, SystemExit):
+        raise
+    except MemoryError:
+        click.echo("error: out of memory; nothing was written", err=True)
+        sys.exit(2)
+    except Exception as error:
+        if os.environ.get("ONNXCOMP_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        click.echo(
+            f"internal error: {type(error).__name__}: {text}; nothing was written. "
+            "Please report it (ONNXCOMP_DEBUG=1 shows where).",
+            err=True,
+        )
+        sys.exit(2)
+
+
+class SafeGroup(click.Group):
+    """A group whose verbs report errors in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb behind the error boundary."""
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+@click.group(cls=SafeGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="onnxcomp")
+def cli() -> None:
+    r"""Make ONNX models smaller and faster, and prove that they still answer the same.
+
+    \b
+    onnxcomp optimize model.onnx                        lossless
+    onnxcomp optimize model.onnx --int8 --calib data/   8-bit integers
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="onnxcomp")
+
+
+@cli.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.opt.onnx.")
+@click.option("--recipe", metavar="NAME|FILE.toml", help="lossless (default), int8, or a file.")
+@click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
+@click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
+@click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")
+@data_options
+@click.option("--ranges", type=click.Path(), metavar="FILE", help="Ranges that calibrate wrote.")
+@click.option("--eval", "eval_", metavar="FILE.py:FUNC", help="Metric: func(predict) -> float.")
+@click.option("--max-drop", type=float, metavar="X", help="Largest accepted fall of the metric.")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Least accepted SQNR in dB.")
+@click.option("--no-verify", is_flag=True, help="Do not compare with the original.")
+@click.option("--target", type=click.Choice(TARGETS), help="The machine the model is for (auto).")
+@THREADS
+@JSON
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--print-recipe", is_flag=True, help="Print the effective recipe and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="List every place left alone, with the reason.")
+def optimize(
+    model: Path,
+    output: Path | None,
+    *,
+    as_json: bool,
+    dry_run: bool,
+    print_recipe: bool,
+    quiet: bool,
+    verbose: bool,
+    eval_: str | None,
+    no_verify: bool,
+    **options: Any,
+) -> None:
+    """Run a recipe on MODEL, verify the result, write it, report."""
+    from dataclasses import replace
+
+    from onnxcomp import api
+    from onnxcomp.errors import ContractError
+    from onnxcomp.model_io import check_writable, default_output
+    from onnxcomp.run import run_recipe
+
+    recipe = api.make_recipe(
+        options.pop("recipe"), eval=eval_, verify=False if no_verify else None, **options
+    )
+    if print_recipe:
+        click.echo(recipe.to_toml(), nl=False)
+        return
+    out = output or default_output(model)
+    if not dry_run and model.exists():
+        check_writable(out, model)
+    with progress("calibrating", quiet=quiet) as advance:
+        result = run_recipe(model, recipe, say=speaker(quiet=quiet), progress=advance)
+    report = result.report
+    if not report.passed and recipe.verify:
+        _show(report, as_json=as_json, quiet=quiet, verbose=verbose)
+        raise ContractError(f"nothing written: {report.parity_problems[0]}")
+    if not dry_run:
+        written = result.save(out)
+        after = replace(report.after.cost, bytes=written)
+        report = replace(
+            report, written=str(out), after=replace(report.after, path=str(out), cost=after)
+        )
+    _show(report, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _show(report: Any, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    if as_json:
+        click.echo(report.to_json())
+    elif not quiet:
+        from rich.console import Console
+
+        from onnxcomp.table import print_report
+
+        print_report(report, Console(), verbose=verbose)
+
+
+@cli.command()
+@MODEL
+@data_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
+@THREADS
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def calibrate(
+    model: Path,
+    calib: str | None,
+    samples: int | None,
+    seed: int | None,
+    output: Path,
+    threads: int | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Write the ranges of MODEL's values, for optimize --ranges."""
+    from onnxcomp import api
+    from onnxcomp.model_io import check_writable, write_text
+
+    check_writable(output, model)
+    with progress("calibrating", quiet=quiet) as advance:
+        ranges = api.calibrate(
+            model,
+            calib=calib,
+            samples=samples,
+            seed=seed or 0,
+            threads=1 if threads is None else threads,
+            say=speaker(quiet=quiet),
+            progress=advance,
+        )
+    write_text(output, ranges.to_json())
+    if not quiet:
+        click.echo(f"wrote {output}   {len(ranges.values)} ranges from {ranges.samples} samples")
+
+
+@cli.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@data_options
+@click.option("--min-sqnr", type=float, metavar="DB", help="Exit 1 below this SQNR in dB.")
+@click.option("--bench", is_flag=True, help="Measure latency too, in turns.")
+@THREADS
+@JSON
+def compare(
+    first: Path,
+    second: Path,
+    seed: int | None,
+    threads: int | None,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare the answers, size and latency of two models."""
+    from onnxcomp import api
+
+    found = api.compare(
+        first, second, seed=seed or 0, threads=1 if threads is None else threads, **options
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        from onnxcomp.table import print_comparison
+
+        print_comparison(found, Console())
+    if found.problems:
+        sys.exit(1)
+
+
+@cli.command()
+@MODEL
+@JSON
+def inspect(model: Path, *, as_json: bool) -> None:
+    """Show what MODEL is: inputs, operators, parameters, MACs, bytes, lint."""
+    from onnxcomp import api
+
+    found = api.inspect(model)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    from onnxcomp.table import print_summary
+
+    print_summary(found, Console())
+
+
+@cli.command(name="passes")
+@JSON
+def passes_(*, as_json: bool) -> None:
+    """List the passes there are."""
+    from onnxcomp.registry import list_passes
+
+    found = list_passes()
+    if as_json:
+        rows = [
+            {"pass": p.name, "family": p.family, "effect": p.effect.value, "summary": p.summary}
+            for p in found.values()
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("pass", "family", "effect", "summary"):
+        table.add_column(title)
+    for item in found.values():
+        table.add_row(item.name, item.family, item.effect.value, item.summary)
+    Console().print(table)
+
+
+@cli.command()
+@click.argument("name", metavar="PASS")
+def explain(name: str) -> None:
+    """Print the page of one pass."""
+    from onnxcomp.registry import find_pass
+
+    found = find_pass(name)
+    click.echo(f"{found.name} ({found.effect.value})\n\n{found.doc}")
+    for option in found.options.values():
+        click.echo(f"\noption {option.name}: {option.type.__name__} = {option.default!r}")
+
+
+def speaker(*, quiet: bool) -> Callable[[str], None]:
+    """Return the function that talks to the user on stderr."""
+    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool) -> Iterator[Progress | None]:
+    """Yield a function that shows how many samples are done, on a terminal's stderr only."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:.0f} samples"))
+    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done: bar.update(task, completed=done, visible=True)

@@ -1,0 +1,46 @@
+"""Latency of two models, measured in turns so that a drifting machine favours neither."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from onnxcomp.graph import Array
+from onnxcomp.report import Latency
+from onnxcomp.runtime import Session
+
+MIN_ROUNDS, MAX_ROUNDS = 7, 60
+BUDGET_SECONDS = 2.0
+
+
+def measure_in_turns(
+    before: Session, after: Session, feeds: Sequence[Mapping[str, Array]]
+) -> Latency:
+    """Return the median milliseconds of one pass over `feeds`, per feeds, of both sessions.
+
+    The two run in turns, A B B A, after one warm-up each, for about two seconds in all.
+    """
+    started = time.perf_counter()
+    _time(before, feeds)
+    _time(after, feeds)
+    once = time.perf_counter() - started
+    rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, int(BUDGET_SECONDS / max(once, 1e-6))))
+    first: list[float] = []
+    second: list[float] = []
+    for index in range(rounds):
+        if index % 2:
+            second.append(_time(after, feeds))
+            first.append(_time(before, feeds))
+        else:
+            first.append(_time(before, feeds))
+            second.append(_time(after, feeds))
+    scale = 1000 / len(feeds)
+    return Latency(statistics.median(first) * scale, statistics.median(second) * scale)
+
+
+def _time(session: Session, feeds: Sequence[Mapping[str, Array]]) -> float:
+    started = time.perf_counter()
+    for item in feeds:
+        session.run(item)
+    return time.perf_counter() - started

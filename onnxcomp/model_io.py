@@ -1,0 +1,210 @@
+"""Models in and out: what is read is checked, what is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnxcomp.errors import ModelError, UsageError
+from onnxcomp.graph import all_graphs, all_nodes
+from onnxcomp.runtime import first_line, inline_bytes, weight_bytes
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
+EXTERNAL_FROM = 1_800_000_000
+OLDEST_IR_VERSION = 4
+
+
+def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
+    """Return a model of our own: a path is read lazily, an object is never changed.
+
+    Initializers that are also listed as inputs become plain constants, and an IR version below 4,
+    which demands that listing, becomes 4. Raises `ModelError` for what is not a usable model.
+    """
+    if isinstance(source, ir.Model):
+        model, where = source.clone(), "the model"
+    elif isinstance(source, (str, os.PathLike)):
+        model, where = _read(Path(source)), str(source)
+    else:
+        model, where = _from_proto(source), "the model"
+    _check_not_empty(model, where)
+    _drop_initializer_inputs(model)
+    model.ir_version = max(model.ir_version, OLDEST_IR_VERSION)
+    return model
+
+
+def _read(path: Path) -> ir.Model:
+    if not path.exists():
+        raise ModelError(f"there is no file {path}")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the .onnx file in it")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty")
+    try:
+        model = ir.load(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf and onnx_ir raise many types for damaged files
+        raise ModelError(
+            f"{path} is not an ONNX model or is damaged ({first_line(error)}); export it again"
+        ) from error
+    _resolve_external_data(model, path)
+    return model
+
+
+def _from_proto(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise ModelError(f"not a valid ONNX model: {first_line(error)}") from error
+
+
+def _check_not_empty(model: ir.Model, where: str) -> None:
+    if not model.graph.outputs:
+        raise ModelError(f"{where} has an empty graph: no outputs, so nothing to optimize")
+    if not model.opset_imports:
+        raise ModelError(f"{where} imports no operator set; it is not a complete ONNX model")
+
+
+def _drop_initializer_inputs(model: ir.Model) -> None:
+    for graph in all_graphs(model):
+        listed = [value for value in graph.inputs if value.is_initializer()]
+        for value in listed:
+            graph.inputs.remove(value)
+
+
+def external_tensors(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
+    """Yield every initializer whose data lies in a file beside the model."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value, value.const_value
+
+
+def _resolve_external_data(model: ir.Model, path: Path) -> None:
+    """Point external tensors at real files, through the symbolic links of a Hugging Face cache.
+
+    `onnx_ir` refuses links that leave the folder. What is refused here is a location that itself
+    leaves it (`..`, absolute): no honest exporter writes one.
+    """
+    for value, data in external_tensors(model):
+        location = str(data.location)
+        _check_location(location, path)
+        file = path.parent / location
+        if not file.exists():
+            raise ModelError(f"{path}: its weights file {location} is missing; put it beside it")
+        real = file.resolve()
+        end = (data.offset or 0) + (data.length if data.length is not None else data.nbytes)
+        if real.stat().st_size < end:
+            raise ModelError(
+                f"{path}: its weights file {location} is too short for {value.name} "
+                f"({real.stat().st_size} bytes, {end} needed); fetch it again"
+            )
+        value.const_value = ir.ExternalTensor(
+            str(real), data.offset, data.length, data.dtype, shape=data.shape,
+            name=data.name or "", base_dir="",
+        )  # fmt: skip
+
+
+def _check_location(location: str, path: Path) -> None:
+    parts = {*PurePosixPath(location).parts, *PureWindowsPath(location).parts}
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
+    if absolute or ".." in parts or not location:
+        raise ModelError(f"{path}: weights file {location!r} lies outside the model's folder")
+
+
+def model_bytes(model: ir.Model) -> int:
+    """Return the size of a model as one file (or with its weights beside it), to the byte order.
+
+    Weights are counted, not read: a 2.5 GB model costs nothing.
+    """
+    weights = weight_bytes(model)
+    if weights < EXTERNAL_FROM // 8:
+        return len(inline_bytes(model))
+    constants = sum(
+        attr.as_tensor().nbytes
+        for node in all_nodes(model)
+        for attr in node.attributes.values()
+        if attr.type == ir.AttributeType.TENSOR and not attr.is_ref()
+    )
+    names = sum(len(graph.initializers) for graph in all_graphs(model))
+    nodes = sum(1 for _ in all_nodes(model))
+    return weights + constants + 64 * (names + nodes)
+
+
+def default_output(path: str | os.PathLike[str]) -> Path:
+    """Return `<stem>.opt.onnx` beside the input."""
+    return Path(path).with_name(f"{Path(path).stem}.opt.onnx")
+
+
+def check_writable(out: Path, source: object) -> None:
+    """Raise `UsageError` before any work when `out` cannot be written or is the input."""
+    if isinstance(source, (str, os.PathLike)) and out.resolve() == Path(source).resolve():
+        raise UsageError(f"{out} is the input; choose another file with -o")
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: it is a folder; give a file name")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {out.parent}")
+    if not os.access(out.parent, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
+        raise UsageError(f"cannot write {out}: permission denied")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error
+
+
+def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
+    """Write a model atomically and return its bytes, weights file included.
+
+    Weights go to `<name>.data` beside it when `external`, or when one file could not hold them.
+    Raises `ModelError` when the disk refuses; an old file then stays as it was.
+    """
+    external = external or weight_bytes(model) > EXTERNAL_FROM
+    data = out.with_name(f"{out.name}.data")
+    if external and any(
+        Path(tensor.path).resolve() == data.resolve() for _, tensor in external_tensors(model)
+    ):
+        raise UsageError(f"{data} holds the input's weights; choose another output with -o")
+    try:
+        with _scratch(out.parent) as folder:
+            part = folder / out.name
+            if external:
+                ir.save(model, part, external_data=data.name, size_threshold_bytes=1024)
+                size = part.stat().st_size
+                if (folder / data.name).exists():
+                    size += (folder / data.name).stat().st_size
+                    os.replace(folder / data.name, data)
+            else:
+                size = part.write_bytes(inline_bytes(model))
+            os.replace(part, out)
+    except OSError as error:
+        raise ModelError(f"cannot write {out}: {error.strerror or error}") from error
+    return size
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder on the output's own file system; it goes away whatever happens."""
+    with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=folder) as name:
+        yield Path(name)
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write a text file atomically."""
+    try:
+        with _scratch(out.parent) as folder:
+            part = folder / out.name
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, out)
+    except OSError as error:
+        raise ModelError(f"cannot write {out}: {error.strerror or error}") from error

@@ -1,0 +1,107 @@
+"""The arithmetic of int8: grids of activations, scales of weights, integer biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.calibration.ranges import Range
+from onnxcomp.graph import Array
+
+LEVELS = 255
+# Below this a scale is taken for zero: its products with other scales would leave float32.
+TINY = 2.0**-50
+# A bias leaves half of int32 to the sum that it is added to.
+BIAS_MAX = 2**30
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An uint8 grid: real = scale * (q - zero_point); `scale` is exact in float32."""
+
+    scale: float
+    zero_point: int
+
+    @property
+    def span(self) -> float:
+        """The distance between the least and the greatest number of the grid."""
+        return self.scale * LEVELS
+
+
+@dataclass(frozen=True)
+class IntWeight:
+    """A quantized weight: real = scale * data, with one scale or one per index of `axis`."""
+
+    data: Array
+    scale: Array
+    axis: int | None
+
+
+def with_zero(found: Range) -> Range:
+    """Widen a range to include zero, which padding and Relu need to be exact."""
+    return Range(min(found.lo, 0.0), max(found.hi, 0.0))
+
+
+def clipped(found: Range, low: float, high: float) -> Range:
+    """Return the part of a range that lies within [low, high]; zero is expected in both."""
+    inside = with_zero(found)
+    return Range(max(inside.lo, low), min(inside.hi, high))
+
+
+def grid_of(found: Range) -> Grid:
+    """Return the grid of a range: scale = (hi - lo) / 255, zero_point = round(-lo / scale).
+
+    Within the range nothing is off by more than half a step. A range without extent, that of a
+    tensor of zeros, gets scale 1.
+    """
+    inside = with_zero(found)
+    scale = float(np.float32((inside.hi - inside.lo) / LEVELS))
+    if not scale > TINY:
+        return Grid(1.0, 0)
+    return Grid(scale, int(np.clip(np.rint(-inside.lo / scale), 0, LEVELS)))
+
+
+def range_of_array(data: Array) -> Range | None:
+    """Return the range of a constant, or None when it is empty or not finite."""
+    if not data.size or not np.isfinite(data).all():
+        return None
+    return Range(float(data.min()), float(data.max()))
+
+
+def quantize_to(grid: Grid, data: Array) -> Array:
+    """Return the uint8 form of a constant on a grid."""
+    steps = np.rint(data.astype(np.float64) / grid.scale) + grid.zero_point
+    return np.asarray(np.clip(steps, 0, LEVELS).astype(np.uint8))
+
+
+def quantize_weight(
+    weight: Array, axis: int | None, largest: int, least_scale: Array | float = 0.0
+) -> IntWeight:
+    """Quantize a weight symmetrically: scale = max |w| / largest, per index of `axis`.
+
+    `least_scale` raises single scales (see `least_scales`); a channel of zeros takes it, or 1.
+    """
+    weight = weight.astype(np.float64)
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    reach = np.abs(weight).max(axis=None if axis is None else others, initial=0.0)
+    least = np.max(least_scale) if axis is None else least_scale
+    scale = np.maximum(reach / largest, least)
+    scale = np.where(scale > TINY, scale, 1.0 if axis is None else TINY).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    steps = np.rint(weight / scale.astype(np.float64).reshape(() if axis is None else shape))
+    data = np.clip(steps, -largest, largest).astype(np.int8)
+    return IntWeight(np.asarray(data), np.asarray(scale), axis)
+
+
+def least_scales(bias: Array | None, input_scale: float) -> Array | float:
+    """Return the weight scales below which a bias would not fit in int32: |b| / (s_x * 2^30)."""
+    return 0.0 if bias is None else np.abs(bias.astype(np.float64)) / (input_scale * BIAS_MAX)
+
+
+def quantize_bias(bias: Array, input_scale: float, weight_scale: Array) -> tuple[Array, Array]:
+    """Return a bias as int32 with its scales: scale = s_x * s_w, as the integer kernels assume."""
+    scale = np.float32(input_scale) * np.broadcast_to(weight_scale, bias.shape).astype(np.float32)
+    steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+    limit = np.iinfo(np.int32).max
+    return np.clip(steps, -limit, limit).astype(np.int32), np.asarray(scale)

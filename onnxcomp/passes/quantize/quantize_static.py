@@ -1,0 +1,91 @@
+"""Int8 activations and weights from calibrated ranges, as QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from onnxcomp.calibration.ranges import Ranges
+from onnxcomp.errors import UsageError
+from onnxcomp.graph import all_graphs, all_nodes, label, opset_version
+from onnxcomp.opset import raise_opset
+from onnxcomp.passes.quantize._edits import Editor, apply_plan
+from onnxcomp.passes.quantize._placement import Facts, Plan, inner_mac_nodes, make_plan
+from onnxcomp.registry import Effect, leave, register
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.targets import Target
+
+# DequantizeLinear exists from 10, its axis, so one scale per channel, from 13.
+FIRST_OPSET = 10
+PER_CHANNEL_OPSET = 13
+
+
+@register(Effect.LOSSY)
+def quantize_static(model: ir.Model, ranges: Ranges, target: Target, *, exclude: str = "") -> int:
+    """Compute convolutions, matrix products and what lies between them in 8-bit integers.
+
+    Activations: uint8, scale = (hi - lo) / 255, zero_point = round(-lo / scale), zero always in
+    the range. Weights: int8, one scale = max |w| / 127 per output channel (64 where pairs of
+    products could saturate, see `Target`). Bias: int32, scale = s_x * s_w. Relu and Clip become
+    the saturation of the output before them. The form is the one that ONNX Runtime's CPU provider
+    runs in integer kernels: a QuantizeLinear and DequantizeLinear pair behind every value; opset
+    13 for the scales per channel, so an older model is raised to it. Sources: Jacob et al., 2018
+    (arXiv 1712.05877); ONNX Runtime's QDQ selectors.
+
+    `exclude` names nodes to keep in float: globs, separated by commas.
+
+    Left alone when a range is unknown, a weight is not constant, the type is not float32, in
+    control flow, and when no int8 node reads the result of an op that only passes integers on.
+    """
+    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
+    _check_globs(model, globs)
+    plan = _plan(model, ranges, globs)
+    if not plan.nodes:
+        return 0
+    if opset_version(model) < PER_CHANNEL_OPSET and raise_opset(model, PER_CHANNEL_OPSET):
+        plan = _plan(model, ranges, globs)
+    opset = opset_version(model)
+    if opset < FIRST_OPSET:
+        for node in plan.nodes:
+            leave(node, f"opset {opset} has no quantization, and the model cannot be raised")
+        return 0
+    apply_plan(Editor(model.graph, plan, target.weight_max, opset >= 13, _names(model)))
+    return len(plan.nodes)
+
+
+def _check_globs(model: ir.Model, globs: list[str]) -> None:
+    names = [label(node) for node in all_nodes(model)]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UsageError(
+                f"quantize-static: exclude {glob!r} matches no node; "
+                "`onnxcomp inspect` lists their names"
+            )
+
+
+def _plan(model: ir.Model, ranges: Ranges, globs: list[str]) -> Plan:
+    excluded = frozenset(
+        node for node in model.graph if any(fnmatchcase(label(node), glob) for glob in globs)
+    )
+    facts = Facts(ranges, _dtypes(model), excluded, opset_version(model))
+    for node in inner_mac_nodes(model.graph):
+        leave(node, "in a subgraph")
+    return make_plan(model.graph, facts)
+
+
+def _dtypes(model: ir.Model) -> dict[str, ir.DataType]:
+    """Return the types of the values of the main graph, inferred ones too, by name."""
+    copy = model.clone()
+    infer_shapes(copy)
+    values = [*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs)]
+    return {value.name: value.dtype for value in values if value.name and value.dtype is not None}
+
+
+def _names(model: ir.Model) -> set[str]:
+    """Return every name in use, of values and nodes alike."""
+    used = {node.name for node in all_nodes(model)}
+    used |= {value.name for node in all_nodes(model) for value in node.outputs}
+    for graph in all_graphs(model):
+        used |= {value.name for value in graph.inputs} | set(graph.initializers)
+    return {name for name in used if name}

@@ -1,0 +1,199 @@
+"""What to run: an ordered list of passes with options, data, budget and target, as TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from onnxcomp.errors import RecipeError, UsageError
+from onnxcomp.registry import find_pass
+from onnxcomp.targets import NAMES
+
+LOSSLESS = (
+    "eliminate-dead-code",
+    "lift-constants",
+    "eliminate-identity",
+    "eliminate-dropout",
+    "fold-constants",
+    "eliminate-noop-cast",
+    "eliminate-noop-reshape",
+    "eliminate-noop-transpose",
+    "eliminate-noop-pad",
+    "eliminate-noop-slice",
+    "deduplicate-initializers",
+    "eliminate-common-subexpressions",
+    "fuse-consecutive-transposes",
+    "fuse-consecutive-reshapes",
+    "fuse-consecutive-clips",
+    "fuse-relu-into-clip",
+    "eliminate-redundant-relu",
+    "fuse-pad-into-conv",
+    "fuse-bn-into-conv",
+    "fuse-bn-into-conv-transpose",
+    "fuse-matmul-add-into-gemm",
+    "fuse-bn-into-gemm",
+    "fuse-bn-into-matmul",
+    "fuse-bn-before-conv",
+    "fuse-add-into-conv",
+    "fuse-mul-into-conv",
+    "fuse-mul-before-conv",
+    "fuse-add-into-gemm",
+)
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "lossless": LOSSLESS,
+    "int8": (*LOSSLESS, "quantize-static"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass with its options."""
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bytes of the result.
+
+    `samples` is the most that is read of the data, `max_drop` the loss of the metric that is
+    accepted, `min_sqnr` (dB) the label-free budget.
+    """
+
+    steps: tuple[Step, ...] = ()
+    calib: str | None = None
+    ranges: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    target: str = "auto"
+    threads: int = 1
+    eval: str | None = None
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    verify: bool = True
+
+    def to_toml(self) -> str:
+        """Return the recipe as the file that reads back to it."""
+        lines = [
+            f"{item.name.replace('_', '-')} = {_toml(getattr(self, item.name))}"
+            for item in fields(self)
+            if item.name != "steps" and getattr(self, item.name) is not None
+        ]
+        for step in self.steps:
+            lines += ["", "[[step]]", f"pass = {_toml(step.name)}"]
+            lines += [f"{name} = {_toml(value)}" for name, value in step.options.items()]
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the recipe for the JSON report."""
+        settings = {item.name: getattr(self, item.name) for item in fields(self)}
+        steps = [{"pass": step.name, **step.options} for step in self.steps]
+        return {**settings, "steps": steps}
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether any step may cost accuracy."""
+        return any(find_pass(step.name).effect == "lossy" for step in self.steps)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return a preset by name, or the recipe in a TOML file."""
+    if name in PRESETS:
+        return Recipe(tuple(Step(item) for item in PRESETS[name]))
+    path = Path(name)
+    if path.suffix != ".toml":
+        known = ", ".join(PRESETS)
+        raise RecipeError(f"there is no recipe {name!r}; choose from {known}, or give a .toml file")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    return _from_dict(data, str(path))
+
+
+def _from_dict(data: dict[str, object], where: str) -> Recipe:
+    steps: list[Step] = []
+    raw = data.pop("step", [])
+    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+        raise RecipeError(f"{where}: steps are written as [[step]] tables")
+    for item in raw:
+        options = {key.replace("-", "_"): value for key, value in item.items()}
+        name = options.pop("pass", None)
+        if not isinstance(name, str):
+            raise RecipeError(f'{where}: a [[step]] without `pass = "..."`')
+        steps.append(Step(name, options))
+    known = {item.name: str(item.type) for item in fields(Recipe) if item.name != "steps"}
+    settings = {key.replace("-", "_"): value for key, value in data.items()}
+    for key, value in settings.items():
+        if key not in known:
+            raise RecipeError(f"{where}: unknown setting {key!r}; known: {', '.join(known)}")
+        if not _fits(value, known[key]):
+            raise RecipeError(f"{where}: {key} must be {known[key]}, got {value!r}")
+    recipe = Recipe(steps=tuple(steps), **settings)  # type: ignore[arg-type]
+    check_recipe(recipe)
+    return recipe
+
+
+def _fits(value: object, annotation: str) -> bool:
+    names = {part.strip() for part in annotation.split("|")}
+    accepted = {"int": "int", "float": "float int", "str": "str", "bool": "bool"}
+    return any(type(value).__name__ in accepted.get(name, "").split() for name in names)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `RecipeError` or `UsageError` for what does not exist or does not fit."""
+    for step in recipe.steps:
+        find_pass(step.name).check_options(step.options)
+    if recipe.target not in NAMES:
+        raise UsageError(f"there is no target {recipe.target!r}; choose from {', '.join(NAMES)}")
+    if recipe.samples is not None and recipe.samples < 1:
+        raise UsageError(f"samples must be at least 1, got {recipe.samples}")
+    if recipe.threads < 0:
+        raise UsageError(f"threads must be 0 (all cores) or more, got {recipe.threads}")
+    if recipe.max_drop is not None and recipe.max_drop < 0:
+        raise UsageError(f"max-drop must not be negative, got {recipe.max_drop}")
+
+
+def with_passes(recipe: Recipe, select: Sequence[str] = (), skip: Sequence[str] = ()) -> Recipe:
+    """Return a recipe with only the selected passes (added where missing), without the skipped.
+
+    Raises `UsageError` for a name that does not exist or a skipped pass that is not in it.
+    """
+    steps = list(recipe.steps)
+    if select:
+        wanted = [find_pass(name).name for name in select]
+        present = {step.name: step for step in steps}
+        steps = [step for step in steps if step.name in wanted]
+        steps += [Step(name) for name in wanted if name not in present]
+    for name in skip:
+        canonical = find_pass(name).name
+        if all(step.name != canonical for step in steps):
+            raise UsageError(f"cannot skip {canonical}: the recipe does not run it")
+        steps = [step for step in steps if step.name != canonical]
+    return replace(recipe, steps=tuple(steps))
+
+
+def with_step_option(recipe: Recipe, name: str, option: str, value: object) -> Recipe:
+    """Return a recipe in which every step of a pass has this option."""
+    if all(step.name != name for step in recipe.steps):
+        raise UsageError(f"{option} needs the pass {name}, which the recipe does not run")
+    steps = tuple(
+        Step(step.name, {**step.options, option: value}) if step.name == name else step
+        for step in recipe.steps
+    )
+    return replace(recipe, steps=steps)

@@ -1,0 +1,173 @@
+"""What happened: the facts of a run, as the JSON of schema 1 and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxcomp.registry import Leave
+
+if TYPE_CHECKING:
+    from onnxcomp.cost import ModelCost
+    from onnxcomp.parity import Parity
+    from onnxcomp.verify import Metric
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one pass did; `reason` says why it was rolled back."""
+
+    name: str
+    effect: str
+    sites: int = 0
+    nodes: tuple[int, int] = (0, 0)
+    bytes: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    status: str = "unchanged"
+    left: tuple[Leave, ...] = ()
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as schema 1 has it; a rolled-back one says why in `reason`."""
+        found: dict[str, Any] = {
+            "pass": self.name,
+            "effect": self.effect,
+            "sites": self.sites,
+            "nodes": list(self.nodes),
+            "bytes": list(self.bytes),
+            "seconds": round(self.seconds, 4),
+            "status": self.status,
+            "left": [{"node": item.node, "reason": item.reason} for item in self.left],
+        }
+        return {**found, "reason": self.reason} if self.reason else found
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model before or after: where it is and what it costs."""
+
+    path: str | None
+    cost: ModelCost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return path, nodes, bytes, params, macs and ops."""
+        return {
+            "path": self.path,
+            "nodes": self.cost.nodes,
+            "bytes": self.cost.bytes,
+            "params": self.cost.params,
+            "macs": self.cost.macs,
+            "ops": dict(self.cost.ops),
+        }
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians in milliseconds of runs made in turns."""
+
+    before_ms: float
+    after_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster the result is; below 1 it is slower."""
+        return self.before_ms / self.after_ms if self.after_ms else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return both medians and their ratio."""
+        return {
+            "before_ms": round(self.before_ms, 4),
+            "after_ms": round(self.after_ms, 4),
+            "speedup": round(self.speedup, 3),
+        }
+
+
+@dataclass(frozen=True)
+class FloatNode:
+    """A node that an int8 model runs in float, and why."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What ONNX Runtime really runs in int8 kernels."""
+
+    macs_share: float
+    nodes: int
+    float_nodes: tuple[FloatNode, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the share of MACs, the number of nodes, and the float ones."""
+        return {
+            "macs_share": round(self.macs_share, 4),
+            "nodes": self.nodes,
+            "float": [{"node": f.node, "op": f.op, "reason": f.reason} for f in self.float_nodes],
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run; `to_dict` is the stable JSON."""
+
+    before: Side
+    after: Side
+    steps: tuple[StepReport, ...]
+    parity: Parity | None
+    parity_problems: tuple[str, ...] = ()
+    parity_note: str = ""
+    metric: Metric | None = None
+    latency: Latency | None = None
+    int8: Int8 | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    written: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the result keeps the contract."""
+        return not self.parity_problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as schema 1 of the JSON."""
+        return {
+            "schema": SCHEMA,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "steps": [step.to_dict() for step in self.steps],
+            "parity": self._parity(),
+            "metric": None if self.metric is None else _metric(self.metric),
+            "latency": None if self.latency is None else self.latency.to_dict(),
+            "int8": None if self.int8 is None else self.int8.to_dict(),
+            "warnings": list(self.warnings),
+            "seconds": round(self.seconds, 3),
+            "peak_mb": round(self.peak_mb, 1),
+            "recipe": dict(self.recipe),
+            "written": self.written,
+        }
+
+    def _parity(self) -> dict[str, Any] | None:
+        if self.parity is None:
+            return None
+        outputs = {name: output.to_dict() for name, output in self.parity.outputs.items()}
+        return {"passed": self.passed, "outputs": outputs}
+
+    def to_json(self) -> str:
+        """Return the JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def _metric(metric: Metric) -> dict[str, float | None]:
+    return {
+        "before": round(metric.before, 6),
+        "after": round(metric.after, 6),
+        "max_drop": metric.max_drop,
+    }

@@ -1,0 +1,292 @@
+"""One run: load, open the data, run the recipe's stretches, judge, and say what happened."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnxcomp.acceptance import (
+    DEFAULT_MAX_DROP,
+    DEFAULT_MIN_SQNR,
+    Budget,
+    Evidence,
+    Score,
+    judge,
+    top1_of,
+    user_score,
+)
+from onnxcomp.calibration.collect import collect_ranges
+from onnxcomp.calibration.ranges import Ranges, read_ranges
+from onnxcomp.calibration.samples import Samples, open_samples, split
+from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.cost import measure
+from onnxcomp.errors import ModelError, UsageError
+from onnxcomp.graph import Array
+from onnxcomp.model_io import external_tensors, load_model, save_model
+from onnxcomp.pipeline import run_lossless, run_lossy, stretches
+from onnxcomp.recipe import Recipe, Step
+from onnxcomp.registry import Effect, find_pass
+from onnxcomp.report import Int8, Report, Side, StepReport
+from onnxcomp.runtime import input_specs
+from onnxcomp.shapes import drop_value_info, has_value_info
+from onnxcomp.targets import detect, find_target
+from onnxcomp.verify import Reference, lossless_problems, make_reference, plain_parity
+
+if TYPE_CHECKING:
+    import onnx
+
+# Every result is compared on this many random feeds, at two sizes where sizes are free, and on
+# this many of the user's samples.
+RANDOM_FEEDS = 2
+REAL_FEEDS = 2
+
+Say = Callable[[str], None]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An optimized model and what happened on the way."""
+
+    model: ir.Model
+    report: Report
+    external: bool = False
+
+    def to_proto(self) -> onnx.ModelProto:
+        """Return the model as protobuf."""
+        return ir.to_proto(self.model)
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the model atomically and return its bytes."""
+        return save_model(self.model, Path(path), external=self.external)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Python objects that stand for what a recipe names: data, ranges, metric."""
+
+    calib: object = None
+    ranges: Ranges | None = None
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The data of a run: what to compare, calibrate and accept on."""
+
+    feeds: tuple[Mapping[str, Array], ...]
+    calibration: Samples | None
+    budget: Budget | None
+    note: str = ""
+
+
+@dataclass
+class _Log:
+    """What is said along the way; warnings are kept for the report."""
+
+    say: Say
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.say(f"warning: {text}")
+
+
+def run_recipe(
+    source: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
+    recipe: Recipe,
+    given: Given = Given(),
+    say: Say = lambda _: None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a recipe on a model that is not changed, and return the result with its report."""
+    started = time.perf_counter()
+    log = _Log(say)
+    model = load_model(source)
+    data = _open_data(model, recipe, given, log)
+    reference = _reference(model, recipe, data)
+    current, steps, evidence = _run_steps(model, recipe, given, data, reference, log, progress)
+    if not has_value_info(model):
+        drop_value_info(current)
+    if evidence is None and data.budget is not None:
+        evidence = judge(model, current, data.budget)
+    shapes = data.feeds[0] if data.feeds else None
+    report = Report(
+        before=Side(_path_of(source), measure(model, shapes, size=_bytes_of(source, model))),
+        after=Side(None, measure(current, shapes)),
+        steps=tuple(steps),
+        parity=evidence.parity if evidence else plain_parity(reference, current),
+        parity_problems=evidence.problems if evidence else _left_problems(reference, current),
+        parity_note=data.note,
+        metric=evidence.metric if evidence else None,
+        latency=evidence.latency if evidence else None,
+        int8=_int8(current, steps, shapes) if recipe.is_lossy else None,
+        warnings=tuple(log.warnings),
+        seconds=time.perf_counter() - started,
+        peak_mb=peak_megabytes(),
+        recipe=recipe.to_dict(),
+    )
+    return Result(current, report, external=any(True for _ in external_tensors(model)))
+
+
+def _left_problems(reference: Reference | None, model: ir.Model) -> tuple[str, ...]:
+    return () if reference is None else tuple(lossless_problems(reference, model))
+
+
+# ---------------------------------------------------------------- data
+def _open_data(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> _Data:
+    samples = _samples(model, recipe, given, log)
+    calibration, held_out = split(samples) if samples is not None else (None, None)
+    budget = _budget(recipe, given, held_out) if recipe.is_lossy and held_out else None
+    if not recipe.verify and samples is None:
+        return _Data((), calibration, budget)
+    real = list(itertools.islice(held_out, REAL_FEEDS)) if held_out is not None else []
+    try:
+        random = runnable_feeds(model, RANDOM_FEEDS, recipe.seed) if recipe.verify else []
+    except ModelError as error:
+        if "cannot load" in str(error):
+            raise ModelError(f"{error}; --no-verify optimizes it unchecked") from error
+        if not real:
+            log.warn(f"answers were not compared: {error}")
+        random = []
+    note = f"{len(random)} random and {len(real)} real feeds" if real else ""
+    return _Data((*real, *random), calibration, budget, note)
+
+
+def _samples(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> Samples | None:
+    spec = given.calib if given.calib is not None else recipe.calib
+    if spec is None and not recipe.is_lossy:
+        return None
+    if spec is None:
+        if given.ranges is None and recipe.ranges is None:
+            log.warn(
+                "no calibration data: ranges come from RANDOM samples, so accuracy on real data "
+                "is likely to be lost; pass --calib"
+            )
+        spec = "random"
+    return open_samples(
+        spec, input_specs(model), limit=recipe.samples, seed=recipe.seed, model=model
+    )
+
+
+def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
+    score, max_drop = given.score, recipe.max_drop
+    if score is None and recipe.eval is not None:
+        score = user_score(recipe.eval)
+    if score is None and held_out.labels is not None:
+        score = top1_of(held_out)
+        max_drop = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    if score is None and max_drop is not None:
+        raise UsageError("--max-drop needs a metric: pass --eval FILE.py:FUNC or labelled samples")
+    min_sqnr = recipe.min_sqnr
+    if min_sqnr is None and max_drop is None:
+        min_sqnr = DEFAULT_MIN_SQNR
+    here = recipe.target in ("auto", detect())
+    return Budget(held_out, score, max_drop, min_sqnr, timed=here, threads=recipe.threads)
+
+
+def _reference(model: ir.Model, recipe: Recipe, data: _Data) -> Reference | None:
+    return make_reference(model, data.feeds) if recipe.verify else None
+
+
+# ---------------------------------------------------------------- steps
+def _run_steps(
+    model: ir.Model,
+    recipe: Recipe,
+    given: Given,
+    data: _Data,
+    reference: Reference | None,
+    log: _Log,
+    progress: Progress | None,
+) -> tuple[ir.Model, list[StepReport], Evidence | None]:
+    current, evidence = model, None
+    reports: list[StepReport] = []
+    for stretch in stretches(recipe.steps):
+        if find_pass(stretch[0].name).effect is not Effect.LOSSY:
+            against = reference
+            if reference is not None and evidence is not None:
+                against = make_reference(current, data.feeds)
+            current, found = run_lossless(current, stretch, against, log.say)
+            reports += found
+            continue
+        accepted: list[Evidence] = []
+
+        def accept(candidate: ir.Model, accepted: list[Evidence] = accepted) -> list[str]:
+            if data.budget is None or not recipe.verify:
+                return []
+            accepted.append(judge(model, candidate, data.budget))
+            return list(accepted[-1].problems)
+
+        needs = _needs(current, stretch[0], recipe, given, data, progress)
+        current, report = run_lossy(current, stretch[0], needs, accept, reference, log.say)
+        reports.append(report)
+        if report.status == "applied" and accepted:
+            evidence = accepted[-1]
+        if report.status == "rolled-back":
+            log.warn(f"{report.name} is not in the result: {report.reason}")
+    return current, reports, evidence
+
+
+def _needs(
+    model: ir.Model,
+    step: Step,
+    recipe: Recipe,
+    given: Given,
+    data: _Data,
+    progress: Progress | None,
+) -> dict[str, object]:
+    needs: dict[str, object] = {"target": find_target(recipe.target)}
+    if "ranges" in find_pass(step.name).needs:
+        needs["ranges"] = _ranges(model, recipe, given, data, progress)
+    return needs
+
+
+def _ranges(
+    model: ir.Model, recipe: Recipe, given: Given, data: _Data, progress: Progress | None
+) -> Ranges:
+    if given.ranges is not None:
+        return given.ranges
+    if recipe.ranges is not None:
+        return read_ranges(Path(recipe.ranges))
+    assert data.calibration is not None
+    return collect_ranges(model, data.calibration, threads=recipe.threads, progress=progress)
+
+
+# ---------------------------------------------------------------- the report's facts
+def _path_of(source: object) -> str | None:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def _bytes_of(source: object, model: ir.Model) -> int | None:
+    """Return the bytes of the file and of the weights files beside it, or None for an object."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    files = {Path(tensor.path) for _, tensor in external_tensors(model)}
+    return Path(source).stat().st_size + sum(file.stat().st_size for file in files)
+
+
+def _int8(
+    model: ir.Model, steps: list[StepReport], feeds: Mapping[str, Array] | None
+) -> Int8 | None:
+    from onnxcomp.int8_coverage import coverage
+
+    left = [item for step in steps for item in step.left if step.effect == "lossy"]
+    return coverage(model, left, feeds)
+
+
+def peak_megabytes() -> float:
+    """Return the peak resident memory of this process in MB; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,191 @@
+"""The facts of a run for people: tables on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from onnxcomp.api import Comparison, Summary
+    from onnxcomp.parity import Parity
+    from onnxcomp.report import Report, StepReport
+
+
+def print_report(report: Report, console: Console, *, verbose: bool = False) -> None:
+    """Print what `optimize` did: size, passes, operators, parity, metric, latency, int8."""
+    before, after = report.before.cost, report.after.cost
+    _line(console, f"{report.before.path or 'model'}   {_cost(report, 'before')}")
+    console.print(_steps(report))
+    for step in report.steps:
+        if step.status == "rolled-back":
+            _line(console, f"{step.name} rolled back: {step.reason}", style="yellow")
+        for item in step.left if verbose else ():
+            _line(console, f"{step.name} left {item.node}: {item.reason}", style="dim")
+    _line(console, f"ops  {_ops(dict(before.ops), dict(after.ops))}")
+    _line(console, _parity_line(report))
+    if report.metric is not None:
+        figures = f"{report.metric.before:.4f} -> {report.metric.after:.4f}"
+        allowed = report.metric.max_drop
+        limit = "" if allowed is None else f" (may fall by {allowed:g})"
+        _line(console, f"metric  {figures}{limit}")
+    if report.latency is not None:
+        found = report.latency
+        _line(
+            console,
+            f"latency  {found.before_ms:.3g} -> {found.after_ms:.3g} ms ({found.speedup:.2f}x)",
+        )
+    if report.int8 is not None:
+        share = f"{report.int8.macs_share:.1%} of MACs in int8 kernels"
+        _line(console, f"int8  {share}, {len(report.int8.float_nodes)} nodes in float")
+        for node in report.int8.float_nodes if verbose else ():
+            _line(console, f"  {node.op} {node.node}: {node.reason}", style="dim")
+    ratio = after.bytes / before.bytes if before.bytes else 1.0
+    result = f"{size(before.bytes)} -> {size(after.bytes)} ({ratio:.2f}x)"
+    where = f"wrote {report.written}" if report.written else "nothing written"
+    _line(console, f"{where}   {result}   {report.seconds:.1f} s")
+
+
+def _line(console: Console, text: str, *, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _cost(report: Report, side: str) -> str:
+    cost = getattr(report, side).cost
+    return (
+        f"{cost.nodes} nodes   {size(cost.bytes)}   "
+        f"{count(cost.params)} params   {count(cost.macs)} MACs"
+    )
+
+
+def _steps(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("pass")
+    table.add_column("effect")
+    for title in ("sites", "nodes", "weights", "ms"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for step in report.steps:
+        if step.status != "unchanged" or step.left:
+            table.add_row(*_row(step))
+    return table
+
+
+def _row(step: StepReport) -> tuple[str, ...]:
+    note = f"{len(step.left)} left alone" if step.left else ""
+    if step.status == "rolled-back":
+        note = "rolled back"
+    return (
+        step.name,
+        step.effect,
+        str(step.sites),
+        _change(str(step.nodes[0]), str(step.nodes[1])),
+        _change(size(step.bytes[0]), size(step.bytes[1])),
+        f"{step.seconds * 1000:.0f}",
+        note,
+    )
+
+
+def _change(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
+
+
+def _ops(before: dict[str, int], after: dict[str, int]) -> str:
+    parts = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name, 0), after.get(name, 0)
+        parts.append(f"{name} {was}" if was == now else f"{name} {was} -> {now}")
+    return "  ".join(parts)
+
+
+def _parity_line(report: Report) -> str:
+    if report.parity is None:
+        return "parity  not checked"
+    verdict = "PASSED" if report.passed else "FAILED"
+    problems = "" if report.passed else f"   {report.parity_problems[0]}"
+    return f"parity  {verdict}   {parity_text(report.parity)}{problems}"
+
+
+def parity_text(parity: Parity) -> str:
+    """Return the worst output's figures in one line."""
+    worst = max((o.max_abs for o in parity.outputs.values()), default=0.0)
+    sqnr = "exact" if math.isinf(parity.sqnr_db) else f"SQNR {parity.sqnr_db:.1f} dB"
+    top1 = "" if parity.top1 is None else f"   top-1 agreement {parity.top1:.2%}"
+    return f"{sqnr}{top1}   max |d| {worst:.3g}   {parity.samples} samples"
+
+
+def print_comparison(found: Comparison, console: Console) -> None:
+    """Print what `compare` found, a row per output."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("output")
+    for title in ("max |d|", "of range", "SQNR dB", "cosine", "top-1"):
+        table.add_column(title, justify="right")
+    for name, out in found.parity.outputs.items():
+        sqnr = "exact" if math.isinf(out.sqnr_db) else f"{out.sqnr_db:.1f}"
+        top1 = "" if out.top1 is None else f"{out.top1:.2%}"
+        relative = f"{out.relative:.2g}"
+        table.add_row(name, f"{out.max_abs:.3g}", relative, sqnr, f"{out.cosine:.6f}", top1)
+    console.print(table)
+    before, after = found.bytes
+    ratio = after / before if before else 1.0
+    _line(console, f"size  {size(before)} -> {size(after)} ({ratio:.2f}x)")
+    if found.latency is not None:
+        lat = found.latency
+        _line(
+            console, f"latency  {lat.before_ms:.3g} -> {lat.after_ms:.3g} ms ({lat.speedup:.2f}x)"
+        )
+    for problem in found.problems:
+        _line(console, f"FAILED  {problem}", style="red")
+
+
+def print_summary(found: Summary, console: Console) -> None:
+    """Print what `inspect` found."""
+    cost = found.cost
+    _line(console, f"{found.path or 'model'}   opset {found.opset}   IR {found.ir_version}")
+    _line(
+        console,
+        f"{cost.nodes} nodes   {size(cost.bytes)}   {count(cost.params)} params   "
+        f"{count(cost.macs)} MACs",
+    )
+    for kind, specs in (("input", found.inputs), ("output", found.outputs)):
+        for spec in specs:
+            _line(console, f"{kind}  {spec}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("op")
+    for title in ("nodes", "MACs", "params", "weights"):
+        table.add_column(title, justify="right")
+    ranked = sorted(cost.ops, key=lambda op: (-sum(n.macs for n in found.nodes if n.op == op), op))
+    for op in ranked:
+        mine = [node for node in found.nodes if node.op == op]
+        table.add_row(
+            op,
+            str(cost.ops[op]),
+            count(sum(node.macs for node in mine)),
+            count(sum(node.params for node in mine)),
+            size(sum(node.bytes for node in mine)),
+        )
+    console.print(table)
+    for sentence in found.lint:
+        _line(console, f"lint  {sentence}", style="yellow")
+
+
+def size(number: int) -> str:
+    """Write bytes as B, KB, MB or GB (powers of 1000)."""
+    return _scaled(number, ("B", "KB", "MB", "GB"))
+
+
+def count(number: int) -> str:
+    """Write a count with K, M or G."""
+    return _scaled(number, ("", "K", "M", "G")).rstrip()
+
+
+def _scaled(number: int, units: tuple[str, ...]) -> str:
+    value = float(number)
+    for unit in units[:-1]:
+        if abs(value) < 1000:
+            return f"{value:.3g} {unit}" if value % 1 else f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}"
