@@ -17,6 +17,7 @@ KNOWN_DOMAINS = frozenset({"ai.onnx.ml", "com.microsoft"})
 RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Bernoulli", "Multinomial"}
+    | {"Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"}  # com.microsoft
 )
 CONTROL_FLOW_OPS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -97,6 +98,10 @@ def tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if "sparse_value" in node.attributes:
         return None
+    if "value_string" in node.attributes:
+        return make_tensor(np.array(node.attributes.get_string("value_string"), dtype=object))
+    if "value_strings" in node.attributes:
+        return make_tensor(np.array(node.attributes.get_strings("value_strings"), dtype=object))
     return ir.convenience.get_const_tensor(value)
 
 
@@ -126,8 +131,8 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """Return the shape of a value when every dim is a known number, or None."""
     found = tensor(value)
     shape = found.shape if found is not None else (value.shape if value is not None else None)
-    if shape is None or not all(isinstance(dim, int) for dim in shape):
-        return None
+    if shape is None or not all(isinstance(dim, int) and dim >= 0 for dim in shape):
+        return None  # some exporters write -1 for an open dim
     return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]
 
 
@@ -149,9 +154,9 @@ def same_shape(first: ir.Value | None, second: ir.Value | None) -> bool:
 
 
 def same_dim(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> bool:
-    """Say whether two dims are surely equal; an unnamed or `?` dim equals nothing."""
+    """Say whether two dims are surely equal; an unnamed, `?` or -1 dim equals nothing."""
     if isinstance(first, int) or isinstance(second, int):
-        return isinstance(first, int) and isinstance(second, int) and first == second
+        return isinstance(first, int) and isinstance(second, int) and first == second >= 0
     return first.value not in (None, "", "?") and first.value == second.value
 
 
@@ -182,17 +187,23 @@ def only_first_output(node: ir.Node) -> bool:
     return not any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
 
 
+def make_tensor(data: Array, name: str | None = None) -> ir.TensorProtocol:
+    """Return a tensor of an array's type and shape; arrays of objects hold strings."""
+    if data.dtype.kind not in "OUS":
+        return ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+    items = [item if isinstance(item, bytes) else str(item).encode() for item in data.flat]
+    return ir.StringTensor(items, shape=ir.Shape(data.shape), name=name)
+
+
 # ---------------------------------------------------------------- edits
 def add_constant(graph: ir.Graph, data: Array, name: str) -> ir.Value:
     """Add a new constant to a graph under a name made from `name`, and return its value."""
     stem, count = name, 1
     while name in graph.initializers:
         name, count = f"{stem}_{count}", count + 1
+    tensor = make_tensor(data, name)
     value = ir.Value(
-        name=name,
-        shape=ir.Shape(data.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(data.dtype)),
-        const_value=ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name),
+        name=name, shape=ir.Shape(data.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     return add_tensor(graph, value)
 
@@ -296,6 +307,11 @@ def remove(node: ir.Node) -> None:
     node.graph.remove(node, safe=True)
 
 
+def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs that a node carries as attributes, but not those inside them."""
+    return _inner_graphs(node, deep=False)
+
+
 def _inner_graphs(node: ir.Node, *, deep: bool = True) -> Iterator[ir.Graph]:
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
@@ -346,7 +362,8 @@ def sweep(model: ir.Model) -> int:
 
     Nodes of foreign domains stay: they may do more than compute their outputs.
     """
-    removed = sum(_sweep_nodes(graph) for graph in list(all_graphs(model)))
+    removed = _sweep_functions(model)
+    removed += sum(_sweep_nodes(graph) for graph in reversed(list(all_graphs(model))))
     removed += sum(_sweep_initializers(graph) for graph in all_graphs(model))
     return removed + _sweep_functions(model)
 
@@ -375,11 +392,15 @@ def _sweep_initializers(graph: ir.Graph) -> int:
 
 
 def _sweep_functions(model: ir.Model) -> int:
-    called = {node.op_identifier() for node in all_nodes(model)}
-    unused = [key for key in model.functions if key not in called]
-    for key in unused:
-        del model.functions[key]
-    return len(unused)
+    removed = 0
+    while True:  # a function that only an unused one calls is unused too
+        called = {node.op_identifier() for node in all_nodes(model)}
+        unused = [key for key in model.functions if key not in called]
+        for key in unused:
+            del model.functions[key]
+        removed += len(unused)
+        if not unused:
+            return removed
 
 
 def attributes_except(node: ir.Node, *names: str) -> list[ir.Attr]:

@@ -65,8 +65,9 @@ class Session:
     """A model loaded in ONNX Runtime's CPU provider.
 
     `optimize=False` is the reference: no graph rewrite of ONNX Runtime at all. `taps` are names
-    of values of the main graph to return besides the outputs. Raises `ModelError` when ONNX
-    Runtime refuses the model.
+    of values of the main graph to return besides the outputs. `dump` is where to write the
+    optimized graph, at the extended level: above it only memory layouts change, in operators that
+    no file can hold. Raises `ModelError` when ONNX Runtime refuses the model.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Session:
         options = session_options(optimize=optimize, threads=threads)
         if dump is not None:
             options.optimized_model_filepath = str(dump)
+            options.graph_optimization_level = extended_level()
         tapped = add_outputs(model, taps) if taps else model
         with as_source(tapped) as source:
             self._session = load(source, options)
@@ -108,6 +110,13 @@ def session_options(*, optimize: bool, threads: int) -> onnxruntime.SessionOptio
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     return options
+
+
+def extended_level() -> onnxruntime.GraphOptimizationLevel:
+    """Return the level of ONNX Runtime that still writes standard and contributed operators."""
+    import onnxruntime
+
+    return onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 
 
 def load(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

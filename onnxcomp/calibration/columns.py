@@ -61,7 +61,7 @@ def from_columns(source: str, columns: Mapping[str, Column], specs: Sequence[Inp
             )
         if column.shape[0] < steps[name]:
             raise SamplesError(
-                f'{source}: input "{name}" takes {steps[name]} rows at a time, '
+                f'{source}: input "{name}" takes {steps[name]} row(s) for a sample, '
                 f"the array has {column.shape[0]}"
             )
 

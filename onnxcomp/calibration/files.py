@@ -94,7 +94,7 @@ def _load_data_set(folder: Path, specs: Sequence[InputSpec]) -> dict[str, Array]
 
     files = _input_files(folder)
     if len(files) > len(specs):
-        raise ValueError(f"{files[-1].name} is one more than the model's {len(specs)} inputs")
+        raise ValueError(f"{files[-1].name} is more than the model has inputs ({len(specs)})")
     feeds = {}
     for spec, path in zip(specs, files, strict=False):
         tensor = onnx.TensorProto.FromString(path.read_bytes())

@@ -118,15 +118,18 @@ def _checked(raw: Raw, inputs: Sequence[InputSpec], limit: int | None, synthetic
 
 def _named(text: str, inputs: Sequence[InputSpec]) -> Raw:
     path = Path(text)
+    if not text:
+        raise SamplesError("the samples have an empty name; name a folder, a file or a callable")
     if path.is_dir():
         return read_folder(path, text, inputs)
     if path.exists():
         return read_file(path, text, inputs)
     target, colon, name = text.rpartition(":")
-    if not colon or not target or not name.isidentifier():
-        raise SamplesError(f"{text}: no such file or folder")
     if target.endswith(".py") and not Path(target).is_file():
         raise SamplesError(f"{text}: no such file: {target}")
+    dotted = target.endswith(".py") or all(part.isidentifier() for part in target.split("."))
+    if not colon or not dotted or not name.isidentifier():
+        raise SamplesError(f"{text}: no such file or folder")
     found, folder = load_object(target, name, text)
     return from_object(found, text, inputs, folder)
 

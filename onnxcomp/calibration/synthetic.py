@@ -12,9 +12,11 @@ from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array
 from onnxcomp.runtime import InputSpec, Session, input_specs
 
-# Tried in this order for dims that are not fixed, until the model runs: most models take any
-# size, image models want some tens of pixels, audio models a frame of theirs.
-SIZES = (2, 1, 32, 64, 256, 224, 512, 576, 16)
+# Tried in this order for dims that are not fixed, until the model runs: image models want some
+# tens of pixels, audio models a frame of theirs. The named dims of a model get different sizes,
+# this far apart, so that one taken for another shows.
+SIZES = (64, 32, 2, 1, 224, 16, 256, 512, 576)
+SPREAD = {64: 32, 32: 32}
 
 
 def random_feeds(
@@ -23,12 +25,28 @@ def random_feeds(
     """Yield `count` feeds of the declared types and shapes.
 
     Floats are standard normal, integers 0 or 1, booleans fair. A dim that is not fixed gets
-    `size`, a first one `batch` if given; dims of one name are equal by construction.
+    `size`, a first one `batch` if given; each further named dim some more (`SPREAD`).
     """
     specs = input_specs(model)
+    sizes = _named_sizes(specs, size, batch)
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        yield {spec.name: _draw(spec, rng, size, batch) for spec in specs}
+        yield {spec.name: _draw(spec, rng, sizes, size, batch) for spec in specs}
+
+
+def _named_sizes(specs: list[InputSpec], size: int, batch: int | None) -> dict[str, int]:
+    """Give each dim that has a name its size: equal names are equal dims."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        for index, dim in enumerate(spec.shape or ()):
+            if not isinstance(dim, str) or dim == "?" or dim in sizes:
+                continue
+            if index == 0 and batch:
+                sizes[dim] = batch
+            else:
+                others = sum(1 for found in sizes.values() if found != batch)
+                sizes[dim] = size + others * SPREAD.get(size, 0)
+    return sizes
 
 
 def runnable_feeds(model: ir.Model, count: int, seed: int = 0) -> list[dict[str, Array]]:
@@ -64,10 +82,16 @@ def _trials(specs: list[InputSpec]) -> Iterator[tuple[int, int | None]]:
         yield size, 1
 
 
-def _draw(spec: InputSpec, rng: np.random.Generator, size: int, batch: int | None) -> Array:
+def _draw(
+    spec: InputSpec,
+    rng: np.random.Generator,
+    sizes: dict[str, int],
+    size: int,
+    batch: int | None,
+) -> Array:
     dims = spec.shape if spec.shape is not None else (None, None)
     shape = [
-        dim if is_fixed(dim) else (batch if index == 0 and batch else size)
+        dim if is_fixed(dim) else sizes.get(str(dim), batch if index == 0 and batch else size)
         for index, dim in enumerate(dims)
     ]
     dtype = spec.dtype or np.dtype(np.float32)
