@@ -160,11 +160,9 @@ def _show(report: Any, *, as_json: bool, quiet: bool, verbose: bool) -> None:
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
-        from rich.console import Console
+        from onnxcomp.table import answer_console, print_report
 
-        from onnxcomp.table import print_report
-
-        print_report(report, Console(), verbose=verbose)
+        print_report(report, answer_console(), verbose=verbose)
 
 
 @cli.command()
@@ -229,11 +227,9 @@ def compare(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        from rich.console import Console
+        from onnxcomp.table import answer_console, print_comparison
 
-        from onnxcomp.table import print_comparison
-
-        print_comparison(found, Console())
+        print_comparison(found, answer_console())
     if found.problems:
         sys.exit(1)
 
@@ -249,11 +245,9 @@ def inspect(model: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from rich.console import Console
+    from onnxcomp.table import answer_console, print_summary
 
-    from onnxcomp.table import print_summary
-
-    print_summary(found, Console())
+    print_summary(found, answer_console())
 
 
 @cli.command(name="passes")
@@ -270,15 +264,9 @@ def passes_(*, as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from onnxcomp.table import answer_console, print_passes
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("pass", "family", "effect", "summary"):
-        table.add_column(title)
-    for item in found.values():
-        table.add_row(item.name, item.family, item.effect.value, item.summary)
-    Console().print(table)
+    print_passes(found, answer_console())
 
 
 @cli.command()

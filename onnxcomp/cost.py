@@ -45,9 +45,9 @@ def measure(
 ) -> ModelCost:
     """Return what a model costs.
 
-    MACs are counted at the shapes of `feeds`, or else at the declared ones with 1 for every dim
-    that is not fixed. Nodes whose shapes cannot be inferred count 0. `size` is the file's, where
-    it is known.
+    MACs are counted for one sample (an open first dim is 1) at the shapes of `feeds`, or else at
+    the declared ones with 1 for every dim that is not fixed. Nodes whose shapes cannot be inferred
+    count 0. `size` is the file's, where it is known.
     """
     nodes = node_costs(model, feeds)
     return ModelCost(
@@ -86,6 +86,7 @@ def parameters(model: ir.Model) -> int:
 def with_concrete_shapes(model: ir.Model, feeds: Mapping[str, Array] | None) -> ir.Model:
     """Return a copy with inferred shapes whose inputs are those of `feeds`, or 1 in open dims."""
     copy = model.clone()
+    feeds = one_sample(model, feeds) if feeds is not None else None
     for value in copy.graph.inputs:
         if feeds is not None and value.name is not None and value.name in feeds:
             value.shape = ir.Shape(feeds[value.name].shape)
@@ -99,6 +100,24 @@ def with_concrete_shapes(model: ir.Model, feeds: Mapping[str, Array] | None) -> 
     if feeds is not None:
         _observe_shapes(copy, feeds)
     return copy
+
+
+def one_sample(model: ir.Model, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Cut a batch to its first sample, where every input's first dim is open and of one size."""
+    batched = [
+        value.name
+        for value in model.graph.inputs
+        if value.name in feeds and value.shape and not is_fixed(value.shape[0])
+    ]
+    sizes = {len(feeds[name]) for name in batched if name}
+    if len(sizes) != 1:
+        return feeds
+    return {name: data[:1] if name in batched else data for name, data in feeds.items()}
+
+
+def is_fixed(dim: int | ir.SymbolicDim) -> bool:
+    """Say whether a dim is a number; some exporters write -1 for an open one."""
+    return isinstance(dim, int) and dim >= 0
 
 
 def _observe_shapes(model: ir.Model, feeds: Mapping[str, Array]) -> None:

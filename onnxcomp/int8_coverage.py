@@ -56,6 +56,7 @@ def coverage(
     kernel". `feeds` give the shapes at which multiply-accumulates are counted.
     """
     reasons = {item.node: item.reason for item in left}
+    model = with_names(model)
     kernels = [n for n in optimized_graph(model) if n.op_type in INT8_KERNELS | FLOAT_KERNELS]
     integer = [node for node in kernels if node.op_type in INT8_KERNELS]
     floats = [node for node in kernels if node.op_type in FLOAT_KERNELS]
@@ -70,10 +71,18 @@ def coverage(
     )
 
 
+def with_names(model: ir.Model) -> ir.Model:
+    """Return a copy whose nodes all have names: ONNX Runtime keeps these, so nodes can be found."""
+    copy = model.clone()
+    for node in all_nodes(copy):
+        node.name = label(node)
+    return copy
+
+
 def optimized_graph(model: ir.Model) -> list[ir.Node]:
     """Return the nodes, subgraphs included, that ONNX Runtime runs in the place of a model's.
 
-    At the extended level: the one above it only changes memory layouts, in private operators.
+    At the extended level: above it only memory layouts change.
     """
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         path = Path(folder) / "optimized.onnx"

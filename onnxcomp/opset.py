@@ -43,7 +43,7 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     old = opset_version(model)
     if old >= version:
         return True
-    if not OLDEST <= old or version > NEWEST or model.functions:
+    if old < OLDEST or version > NEWEST or model.functions:
         return False
     trial = model.clone()
     infer_shapes(trial)
@@ -65,7 +65,7 @@ def _raise(model: ir.Model, old: int, version: int) -> None:
                 continue
             for since, adapt in _ADAPTERS.get(node.op_type, ()):
                 if old < since <= version:
-                    node = adapt(node)  # noqa: PLW2901
+                    node = adapt(node)
     for domain in ("", "ai.onnx"):
         if domain in model.opset_imports:
             model.opset_imports[domain] = version

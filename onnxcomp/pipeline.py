@@ -189,7 +189,6 @@ def run_lossy(
     needs: Mapping[str, object],
     accept: Check,
     reference: Reference | None,
-    say: Say = lambda _: None,
 ) -> tuple[ir.Model, StepReport]:
     """Run one lossy pass on a copy; return the model before it when the result is not accepted.
 
@@ -214,8 +213,7 @@ def run_lossy(
         problems = [f"it raised {type(error).__name__}: {first_line(error)}"]
     seconds = time.perf_counter() - started
     if problems:
-        say(f"{step.name} rolled back: {problems[0]}")
-        status, kept, reason = "rolled-back", model, problems[0]
+        status, kept, reason, sites = "rolled-back", model, problems[0], 0
     else:
         status, kept, reason = ("applied" if sites else "unchanged"), result, ""
     after = (count_nodes(kept), weight_bytes(kept))

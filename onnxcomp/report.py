@@ -11,6 +11,7 @@ from onnxcomp.registry import Leave
 
 if TYPE_CHECKING:
     from onnxcomp.cost import ModelCost
+    from onnxcomp.int8_coverage import Coverage
     from onnxcomp.parity import Parity
     from onnxcomp.verify import Metric
 
@@ -87,32 +88,6 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class FloatNode:
-    """A node that an int8 model runs in float, and why."""
-
-    node: str
-    op: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Int8:
-    """What ONNX Runtime really runs in int8 kernels."""
-
-    macs_share: float
-    nodes: int
-    float_nodes: tuple[FloatNode, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the share of MACs, the number of nodes, and the float ones."""
-        return {
-            "macs_share": round(self.macs_share, 4),
-            "nodes": self.nodes,
-            "float": [{"node": f.node, "op": f.op, "reason": f.reason} for f in self.float_nodes],
-        }
-
-
-@dataclass(frozen=True)
 class Report:
     """A whole run; `to_dict` is the stable JSON."""
 
@@ -124,7 +99,7 @@ class Report:
     parity_note: str = ""
     metric: Metric | None = None
     latency: Latency | None = None
-    int8: Int8 | None = None
+    int8: Coverage | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     peak_mb: float = 0.0
@@ -146,7 +121,7 @@ class Report:
             "parity": self._parity(),
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
-            "int8": None if self.int8 is None else self.int8.to_dict(),
+            "int8": None if self.int8 is None else _int8(self.int8),
             "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_mb, 1),
@@ -170,4 +145,12 @@ def _metric(metric: Metric) -> dict[str, float | None]:
         "before": round(metric.before, 6),
         "after": round(metric.after, 6),
         "max_drop": metric.max_drop,
+    }
+
+
+def _int8(found: Coverage) -> dict[str, Any]:
+    return {
+        "macs_share": round(found.macs_share or 0.0, 4),
+        "nodes": found.int8_nodes,
+        "float": [{"node": n.name, "op": n.op, "reason": n.reason} for n in found.float_nodes],
     }

@@ -30,11 +30,12 @@ from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.cost import measure
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
+from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.model_io import external_tensors, load_model, save_model
 from onnxcomp.pipeline import run_lossless, run_lossy, stretches
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import Effect, find_pass
-from onnxcomp.report import Int8, Report, Side, StepReport
+from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.runtime import input_specs
 from onnxcomp.shapes import drop_value_info, has_value_info
 from onnxcomp.targets import detect, find_target
@@ -116,6 +117,7 @@ def run_recipe(
     current, steps, evidence = _run_steps(model, recipe, given, data, reference, log, progress)
     if not has_value_info(model):
         drop_value_info(current)
+    accepted = evidence is not None
     if evidence is None and data.budget is not None:
         evidence = judge(model, current, data.budget)
     shapes = data.feeds[0] if data.feeds else None
@@ -124,7 +126,7 @@ def run_recipe(
         after=Side(None, measure(current, shapes)),
         steps=tuple(steps),
         parity=evidence.parity if evidence else plain_parity(reference, current),
-        parity_problems=evidence.problems if evidence else _left_problems(reference, current),
+        parity_problems=() if accepted else _left_problems(reference, current),
         parity_note=data.note,
         metric=evidence.metric if evidence else None,
         latency=evidence.latency if evidence else None,
@@ -226,7 +228,7 @@ def _run_steps(
             return list(accepted[-1].problems)
 
         needs = _needs(current, stretch[0], recipe, given, data, progress)
-        current, report = run_lossy(current, stretch[0], needs, accept, reference, log.say)
+        current, report = run_lossy(current, stretch[0], needs, accept, reference)
         reports.append(report)
         if report.status == "applied" and accepted:
             evidence = accepted[-1]
@@ -273,11 +275,7 @@ def _bytes_of(source: object, model: ir.Model) -> int | None:
     return Path(source).stat().st_size + sum(file.stat().st_size for file in files)
 
 
-def _int8(
-    model: ir.Model, steps: list[StepReport], feeds: Mapping[str, Array] | None
-) -> Int8 | None:
-    from onnxcomp.int8_coverage import coverage
-
+def _int8(model: ir.Model, steps: list[StepReport], feeds: Mapping[str, Array] | None) -> Coverage:
     left = [item for step in steps for item in step.left if step.effect == "lossy"]
     return coverage(model, left, feeds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,8 +154,45 @@ def as_source(model: ir.Model) -> Iterator[str | bytes]:
         return
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(model, path, external_data="model.data")
+        linked = _linked(model, Path(folder))
+        if linked is None:
+            ir.save(model, path, external_data="model.data")
+        else:
+            path.write_bytes(ir.to_proto(linked).SerializeToString())
         yield str(path)
+
+
+def _linked(model: ir.Model, folder: Path) -> ir.Model | None:
+    """Return a copy that reads unchanged weights files through hard links in `folder`.
+
+    ONNX Runtime reads weights only from the model's own folder, and a link costs nothing where a
+    copy costs gigabytes. None when the folder is on another file system, or when what is not in
+    files is too large for one message.
+    """
+    copy = model.clone()
+    links: dict[str, str] = {}
+    for graph in all_graphs(copy):
+        for value in graph.initializers.values():
+            data = value.const_value
+            if not isinstance(data, ir.ExternalTensor):
+                continue
+            name = links.setdefault(str(data.path), f"weights{len(links)}")
+            value.const_value = ir.ExternalTensor(
+                name, data.offset, data.length, data.dtype, shape=data.shape,
+                name=data.name or "", base_dir=folder,
+            )  # fmt: skip
+    try:
+        for file, name in links.items():
+            os.link(file, folder / name)
+    except OSError:
+        return None
+    inline = weight_bytes(copy) - sum(
+        value.const_value.nbytes
+        for graph in all_graphs(copy)
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    )
+    return copy if inline < INLINE_LIMIT else None
 
 
 def inline_bytes(model: ir.Model) -> bytes:

@@ -18,7 +18,7 @@ def infer_shapes(model: ir.Model) -> bool:
     Runs onnx's own inference with data propagation. A declared dim stays; an undeclared one is
     set where the inference knows a number or a name of the model's own.
     """
-    proto = _skeleton(model)
+    proto = skeleton(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # the inference refuses some valid models; then nothing is learnt
@@ -32,7 +32,8 @@ def infer_shapes(model: ir.Model) -> bool:
     return _learn(model.graph, inferred.graph, own_names)
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return a model as protobuf with its large weights as inputs, so that none is read."""
     copy = model.clone()
     for name, value in list(copy.graph.initializers.items()):
         data = value.const_value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +13,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     from onnxcomp.api import Comparison, Summary
     from onnxcomp.parity import Parity
+    from onnxcomp.registry import Pass
     from onnxcomp.report import Report, StepReport
+
+
+def answer_console() -> Console:
+    """Return the console on stdout; what is piped is not folded at 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def print_report(report: Report, console: Console, *, verbose: bool = False) -> None:
@@ -39,10 +47,10 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
             f"latency  {found.before_ms:.3g} -> {found.after_ms:.3g} ms ({found.speedup:.2f}x)",
         )
     if report.int8 is not None:
-        share = f"{report.int8.macs_share:.1%} of MACs in int8 kernels"
+        share = f"{report.int8.macs_share or 0:.1%} of MACs in int8 kernels"
         _line(console, f"int8  {share}, {len(report.int8.float_nodes)} nodes in float")
         for node in report.int8.float_nodes if verbose else ():
-            _line(console, f"  {node.op} {node.node}: {node.reason}", style="dim")
+            _line(console, f"  {node.op} {node.name}: {node.reason}", style="dim")
     ratio = after.bytes / before.bytes if before.bytes else 1.0
     result = f"{size(before.bytes)} -> {size(after.bytes)} ({ratio:.2f}x)"
     where = f"wrote {report.written}" if report.written else "nothing written"
@@ -63,11 +71,11 @@ def _cost(report: Report, side: str) -> str:
 
 def _steps(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("pass")
-    table.add_column("effect")
+    for title in ("pass", "effect"):
+        table.add_column(title, no_wrap=True)
     for title in ("sites", "nodes", "weights", "ms"):
-        table.add_column(title, justify="right")
-    table.add_column("")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for step in report.steps:
         if step.status != "unchanged" or step.left:
             table.add_row(*_row(step))
@@ -170,6 +178,16 @@ def print_summary(found: Summary, console: Console) -> None:
     console.print(table)
     for sentence in found.lint:
         _line(console, f"lint  {sentence}", style="yellow")
+
+
+def print_passes(found: Mapping[str, Pass], console: Console) -> None:
+    """Print a row per pass."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("pass", "family", "effect", "summary"):
+        table.add_column(title, no_wrap=title != "summary")
+    for item in found.values():
+        table.add_row(item.name, item.family, item.effect.value, item.summary)
+    console.print(table)
 
 
 def size(number: int) -> str:

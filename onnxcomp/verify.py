@@ -13,7 +13,8 @@ from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array, all_graphs, all_nodes, label
 from onnxcomp.parity import Parity, ParityMeter
 from onnxcomp.registry import Effect
-from onnxcomp.runtime import Session, as_source, first_line
+from onnxcomp.runtime import INLINE_LIMIT, Session, first_line, inline_bytes, weight_bytes
+from onnxcomp.shapes import skeleton
 
 # With ONNX Runtime's own rewrites on, original and result are rewritten differently, so only gross
 # differences count; the strict comparison is made with them off.
@@ -135,8 +136,9 @@ def compare_sessions(
 def checker_problem(model: ir.Model) -> str | None:
     """Return what onnx's full checker finds wrong, or None."""
     try:
-        with as_source(model) as source:
-            onnx.checker.check_model(source, full_check=True)
+        large = weight_bytes(model) >= INLINE_LIMIT
+        content = skeleton(model).SerializeToString() if large else inline_bytes(model)
+        onnx.checker.check_model(content, full_check=True)
     except Exception as error:  # the checker raises several unrelated types
         return f"the checker refuses it: {first_line(error)}"
     return None

@@ -252,7 +252,7 @@ def test_an_unwritable_folder_exits_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["calibrate", "compare", "inspect"])
 def test_the_other_verbs_explain_bad_models(bad: Path, verb: str) -> None:
-    more = {"calibrate": ["-o", bad / "r"], "compare": [CNN], "inspect": []}[verb]
+    more = {"calibrate": ["-o", str(bad / "r")], "compare": [str(CNN)]}.get(verb, [])
     for name in ("missing.onnx", "truncated.onnx", "text.onnx", "empty.onnx"):
         result = run(verb, bad / name, *more)
         assert result.exit_code == 2

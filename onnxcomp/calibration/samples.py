@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.checks import Label, Raw, conform, numbered
 from onnxcomp.calibration.files import read_file, read_folder
 from onnxcomp.calibration.spool import spooled
-from onnxcomp.calibration.synthetic import random_feeds, runnable_size
+from onnxcomp.calibration.synthetic import random_feeds, runnable_sizes
 from onnxcomp.calibration.user_code import describe_object, from_object, load_object
 from onnxcomp.errors import SamplesError
 from onnxcomp.graph import Array
@@ -141,9 +141,9 @@ def _random(text: str, model: ir.Model | None, limit: int | None, seed: int) -> 
     if model is None:
         raise SamplesError(f"{text}: random samples are drawn for a model, and none was given")
     count = min(int(number) if colon else RANDOM_COUNT, limit or 10**9)
-    size, batch = runnable_size(model, count, seed)
+    sizes = runnable_sizes(model, count, seed)
 
     def read() -> Iterator[tuple[str, object]]:
-        return numbered(text, random_feeds(model, count, seed, size=size, batch=batch))
+        return numbered(text, random_feeds(model, count, seed, sizes))
 
     return Raw(text, read, count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array
 from onnxcomp.runtime import InputSpec, Session, input_specs
@@ -17,82 +17,91 @@ from onnxcomp.runtime import InputSpec, Session, input_specs
 # this far apart, so that one taken for another shows.
 SIZES = (64, 32, 2, 1, 224, 16, 256, 512, 576)
 SPREAD = {64: 32, 32: 32}
+# Models whose open dims depend on each other in ways that no name tells: each dim is 1 or the size.
+MIXED_SIZES = (576, 64, 16, 224)
+MAX_MIXED_DIMS = 5
+
+Sizes = Mapping[tuple[str, int], int]
 
 
 def random_feeds(
-    model: ir.Model, count: int, seed: int = 0, *, size: int = 2, batch: int | None = None
+    model: ir.Model, count: int, seed: int = 0, sizes: Sizes | None = None
 ) -> Iterator[dict[str, Array]]:
     """Yield `count` feeds of the declared types and shapes.
 
-    Floats are standard normal, integers 0 or 1, booleans fair. A dim that is not fixed gets
-    `size`, a first one `batch` if given; each further named dim some more (`SPREAD`).
+    Floats are standard normal, integers 0 or 1, booleans fair. `sizes` gives each dim that is not
+    fixed its size, by input name and axis; without it they are 1.
     """
     specs = input_specs(model)
-    sizes = _named_sizes(specs, size, batch)
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        yield {spec.name: _draw(spec, rng, sizes, size, batch) for spec in specs}
-
-
-def _named_sizes(specs: list[InputSpec], size: int, batch: int | None) -> dict[str, int]:
-    """Give each dim that has a name its size: equal names are equal dims."""
-    sizes: dict[str, int] = {}
-    for spec in specs:
-        for index, dim in enumerate(spec.shape or ()):
-            if not isinstance(dim, str) or dim == "?" or dim in sizes:
-                continue
-            if index == 0 and batch:
-                sizes[dim] = batch
-            else:
-                others = sum(1 for found in sizes.values() if found != batch)
-                sizes[dim] = size + others * SPREAD.get(size, 0)
-    return sizes
+        yield {spec.name: _draw(spec, rng, sizes or {}) for spec in specs}
 
 
 def runnable_feeds(model: ir.Model, count: int, seed: int = 0) -> list[dict[str, Array]]:
-    """Return random feeds at the first size at which the model runs (see `runnable_size`)."""
-    size, batch = runnable_size(model, count, seed)
-    return list(random_feeds(model, count, seed, size=size, batch=batch))
+    """Return random feeds at the first sizes at which the model runs (see `runnable_sizes`)."""
+    return list(random_feeds(model, count, seed, runnable_sizes(model, count, seed)))
 
 
-def runnable_size(model: ir.Model, count: int, seed: int = 0) -> tuple[int, int | None]:
-    """Return the first `size` and `batch` at which all these random feeds run through the model.
+def runnable_sizes(model: ir.Model, count: int, seed: int = 0) -> Sizes:
+    """Return the first sizes of open dims at which all these random feeds run through the model.
 
-    Raises `ModelError` with ONNX Runtime's reason when there is none.
+    Raises `ModelError` with ONNX Runtime's reason when there are none.
     """
     session = Session(model)
     reason = ""
-    for size, batch in _trials(input_specs(model)):
+    for sizes in _trials(input_specs(model)):
         try:
-            for item in random_feeds(model, count, seed, size=size, batch=batch):
+            for item in random_feeds(model, count, seed, sizes):
                 session.run(item)
         except ModelError as error:
             reason = reason or str(error)
             continue
-        return size, batch
+        return sizes
     raise ModelError(f"no random input runs through the model ({reason}); pass real data")
 
 
-def _trials(specs: list[InputSpec]) -> Iterator[tuple[int, int | None]]:
-    if all(is_fixed(dim) for spec in specs for dim in spec.shape or (None,)):
-        yield 1, None
+def _trials(specs: list[InputSpec]) -> Iterator[Sizes]:
+    open_dims = {
+        (spec.name, axis): dim
+        for spec in specs
+        for axis, dim in enumerate(_dims(spec))
+        if not isinstance(dim, int)
+    }
+    if not open_dims:
+        yield {}
         return
-    for size in SIZES:
-        yield size, 2
-        yield size, 1
+    for size, batch in itertools.product(SIZES, (2, 1)):
+        yield _uniform(open_dims, size, batch)
+    if len(open_dims) <= MAX_MIXED_DIMS:
+        for size in MIXED_SIZES:
+            for chosen in itertools.product((1, size), repeat=len(open_dims)):
+                yield dict(zip(open_dims, chosen, strict=True))
 
 
-def _draw(
-    spec: InputSpec,
-    rng: np.random.Generator,
-    sizes: dict[str, int],
-    size: int,
-    batch: int | None,
-) -> Array:
-    dims = spec.shape if spec.shape is not None else (None, None)
+def _uniform(open_dims: Mapping[tuple[str, int], str | None], size: int, batch: int) -> Sizes:
+    """Give first dims the batch, others the size; equal names are equal dims."""
+    named: dict[str, int] = {}
+    sizes = {}
+    for (name, axis), dim in open_dims.items():
+        chosen = batch if axis == 0 else size
+        if dim and dim != "?":
+            if dim not in named and axis:
+                others = sum(1 for found in named.values() if found != batch)
+                chosen += others * SPREAD.get(size, 0)
+            chosen = named.setdefault(dim, chosen)
+        sizes[name, axis] = chosen
+    return sizes
+
+
+def _dims(spec: InputSpec) -> tuple[int | str | None, ...]:
+    return spec.shape if spec.shape is not None else (None, None)
+
+
+def _draw(spec: InputSpec, rng: np.random.Generator, sizes: Sizes) -> Array:
     shape = [
-        dim if is_fixed(dim) else sizes.get(str(dim), batch if index == 0 and batch else size)
-        for index, dim in enumerate(dims)
+        dim if isinstance(dim, int) else sizes.get((spec.name, axis), 1)
+        for axis, dim in enumerate(_dims(spec))
     ]
     dtype = spec.dtype or np.dtype(np.float32)
     if dtype.kind == "b":
@@ -102,8 +111,3 @@ def _draw(
     if dtype == np.dtype(object):
         return np.full(shape, "a", dtype=object)
     return rng.standard_normal(shape).astype(dtype)
-
-
-def describe(feeds: Mapping[str, Array]) -> str:
-    """Name the shapes of one feeds, for messages."""
-    return ", ".join(f"{name} {list(data.shape)}" for name, data in feeds.items())

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import Array, add_constant, array, is_op, label, remove, take_over
+from onnxcomp.graph import (
+    Array,
+    add_constant,
+    array,
+    is_op,
+    label,
+    rank,
+    remove,
+    sole_consumer,
+    take_over,
+)
 from onnxcomp.passes.quantize._numbers import (
     Grid,
     IntWeight,
@@ -54,6 +64,11 @@ def apply_plan(editor: Editor) -> None:
     for value, grid in editor.plan.grids.items():
         written = value in editor.plan.written
         _quantize_value(editor, ends.get(value, value), grid, written=written)
+    for node in editor.plan.nodes:
+        if is_op(node, "Pad"):
+            _pad_bytes(node)
+        elif is_op(node, "MatMul") and node not in editor.plan.tails:
+            _keep_from_gemm(editor, node)
 
 
 # ---------------------------------------------------------------- names and nodes
@@ -78,7 +93,7 @@ def _node(
     axis: int | None = None,
 ) -> ir.Node:
     attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-    node = ir.Node("", op_type, inputs, attributes, name=_fresh(editor, f"{stem}.node"))
+    node = ir.Node("", op_type, inputs, attributes)
     node.outputs[0].name = _fresh(editor, stem)
     node.outputs[0].type = ir.TensorType(dtype)
     return node
@@ -122,12 +137,12 @@ def _quantize_weight(editor: Editor, node: ir.Node) -> None:
     stem = (node.inputs[2].name if node.inputs[2] is not None else None) or f"{stem}.bias"
     steps, scale = quantize_bias(bias, grid.scale, weight.scale)
     if weight.axis is None:
-        scale = scale.reshape(-1)[0]
-    zero = np.zeros_like(scale, dtype=np.int32)
+        scale = np.asarray(scale.reshape(-1)[0])
+    zero = np.zeros(scale.shape, dtype=np.int32)
     inputs = [
         _constant(editor, steps, f"{stem}.q"),
-        _shared(editor, ("scale", scale.shape, scale.tobytes()), np.asarray(scale), f"{stem}.scale"),
-        _shared(editor, ("zero32", np.shape(scale)), np.asarray(zero), f"{stem}.zero"),
+        _shared(editor, ("scale", scale.shape, scale.tobytes()), scale, f"{stem}.scale"),
+        _shared(editor, ("zero32", scale.shape), zero, f"{stem}.zero"),
     ]
     dequantize = _dequantize(editor, node, inputs, stem, None if weight.axis is None else 0)
     node.replace_input_with(2, dequantize.outputs[0])
@@ -152,12 +167,12 @@ def _parameters(node: ir.Node) -> tuple[Array, Array | None, int]:
 
 def _weight_constants(editor: Editor, weight: IntWeight, stem: str) -> list[ir.Value]:
     scales = weight.scale.tobytes()
-    zero = np.zeros_like(weight.scale, dtype=np.int8)
+    zero = np.zeros(weight.scale.shape, dtype=np.int8)
     key = ("weight", stem, weight.data.shape, hash(weight.data.tobytes()))
     return [
         _shared(editor, key, weight.data, f"{stem}.q"),
         _shared(editor, ("scale", weight.scale.shape, scales), weight.scale, f"{stem}.scale"),
-        _shared(editor, ("zero8", weight.scale.shape), np.asarray(zero), f"{stem}.zero"),
+        _shared(editor, ("zero8", weight.scale.shape), zero, f"{stem}.zero"),
     ]
 
 
@@ -215,7 +230,7 @@ def _quantize_value(editor: Editor, value: ir.Value, grid: Grid, *, written: boo
         return
     uses = [use for use in value.uses() if written or use.node in editor.plan.nodes]
     stem = value.name or "value"
-    nodes = [] if written or not _is_absorbed(editor, value) else [_barrier(editor, value, stem)]
+    nodes = [] if written or not _is_absorbed(value) else [_barrier(editor, value, stem)]
     scale, zero = _grid_constants(editor, grid, stem)
     source = nodes[0].outputs[0] if nodes else value
     quantize = _node(
@@ -252,7 +267,7 @@ def _return_instead(editor: Editor, value: ir.Value, new: ir.Value) -> None:
     new.name = name
 
 
-def _is_absorbed(editor: Editor, value: ir.Value) -> bool:
+def _is_absorbed(value: ir.Value) -> bool:
     """Say whether ONNX Runtime would turn the float node behind a value to int8 by itself.
 
     It does when all that the node reads comes from a DequantizeLinear and its result goes to a
@@ -280,6 +295,38 @@ def _comes_dequantized(value: ir.Value) -> bool:
 def _barrier(editor: Editor, value: ir.Value, stem: str) -> ir.Node:
     """Return a Sum of one operand: it changes nothing, and keeps a float node from int8."""
     return _node(editor, "Sum", [value], f"{stem}.float", ir.DataType.FLOAT)
+
+
+def _keep_from_gemm(editor: Editor, node: ir.Node) -> None:
+    """Keep ONNX Runtime from fusing an int8 MatMul and the Add behind it to a float Gemm."""
+    output = node.outputs[0]
+    if not is_op(sole_consumer(output), "Add") or rank(output) not in (None, 2):
+        return
+    barrier = _barrier(editor, output, output.name or label(node))
+    barrier.outputs[0].shape = output.shape
+    _insert_behind(editor.graph, output, [barrier])
+    for use in list(output.uses()):
+        if use.node is not barrier:
+            use.node.replace_input_with(use.idx, barrier.outputs[0])
+
+
+def _pad_bytes(pad: ir.Node) -> None:
+    """Let a Pad work on bytes: ONNX Runtime would else dequantize, pad and quantize again."""
+    before, after = pad.inputs[0], pad.outputs[0].consumers()
+    dequantize = before.producer() if before is not None else None
+    quantize = next(node for node in after if is_op(node, "QuantizeLinear"))
+    assert dequantize is not None
+    pad.replace_input_with(0, dequantize.inputs[0])
+    if pad.attributes.get_string("mode", "constant") == "constant":
+        pad.resize_inputs(max(3, len(pad.inputs)))
+        pad.replace_input_with(2, quantize.inputs[2])
+    old, new = quantize.outputs[0], pad.outputs[0]
+    name = old.name
+    take_over(new, old)
+    remove(quantize)
+    new.name, new.type = name, ir.TensorType(ir.DataType.UINT8)
+    if not dequantize.outputs[0].uses() and not dequantize.outputs[0].is_graph_output():
+        remove(dequantize)
 
 
 def _grid_constants(editor: Editor, grid: Grid, stem: str) -> tuple[ir.Value, ir.Value]:

@@ -50,6 +50,7 @@ def quantize_static(model: ir.Model, ranges: Ranges, target: Target, *, exclude:
         for node in plan.nodes:
             leave(node, f"opset {opset} has no quantization, and the model cannot be raised")
         return 0
+    infer_shapes(model)
     apply_plan(Editor(model.graph, plan, target.weight_max, opset >= 13, _names(model)))
     return len(plan.nodes)
 
