@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,43 +12,58 @@ VOCABULARY = 256
 POSITIONS = 128
 
 
-def conv_bn(inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
-    """Return a convolution without bias and the batch normalization after it."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+class ConvBn(nn.Module):
+    """A convolution without bias, the batch normalization after it, and an activation."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.act = act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation."""
+        answer: Tensor = self.act(self.bn(self.conv(x)))
+        return answer
 
 
-def conv_bn_relu(inputs: int, outputs: int) -> nn.Module:
-    """Return a 3x3 convolution, batch normalization and Relu."""
-    return nn.Sequential(conv_bn(inputs, outputs), nn.ReLU())
-
-
-def pooled_classifier(width: int) -> nn.Module:
-    """Return global average pooling and the layer that gives ten logits."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+def chain(**layers: nn.Module) -> nn.Module:
+    """Return the layers in sequence, under these names."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 def cnn() -> nn.Module:
     """Return a plain convolutional network."""
-    return nn.Sequential(
-        conv_bn_relu(1, 32),
-        conv_bn_relu(32, 64),
-        conv_bn_relu(64, 64),
-        nn.MaxPool2d(2),
-        conv_bn_relu(64, 128),
-        pooled_classifier(128),
+    return chain(
+        conv1=ConvBn(1, 32),
+        conv2=ConvBn(32, 64),
+        conv3=ConvBn(64, 96),
+        shrink=nn.MaxPool2d(2),
+        conv4=ConvBn(96, 128),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        head=nn.Linear(128, 10),
     )
 
 
 def mlp() -> nn.Module:
     """Return three fully connected layers."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, 256),
-        nn.ReLU(),
-        nn.Linear(256, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
+    return chain(
+        flat=nn.Flatten(),
+        fc1=nn.Linear(64, 256),
+        relu1=nn.ReLU(),
+        fc2=nn.Linear(256, 128),
+        relu2=nn.ReLU(),
+        head=nn.Linear(128, 10),
     )
 
 
@@ -55,25 +72,30 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = conv_bn(inputs, outputs, stride=stride)
-        self.second = conv_bn(outputs, outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
+        self.first = ConvBn(inputs, outputs, stride=stride)
+        self.second = ConvBn(outputs, outputs, act=nn.Identity)
+        self.shortcut = (
+            nn.Identity()
+            if inputs == outputs and stride == 1
+            else ConvBn(inputs, outputs, 1, stride=stride, act=nn.Identity)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's answer to its shortcut."""
-        inner: Tensor = self.second(functional.relu(self.first(x)))
+        inner: Tensor = self.second(self.first(x))
         return functional.relu(inner + self.shortcut(x))
 
 
 def resnet() -> nn.Module:
     """Return a residual network of three blocks, the second strided."""
-    return nn.Sequential(
-        conv_bn_relu(1, 32),
-        Residual(32, 32),
-        Residual(32, 64, stride=2),
-        Residual(64, 64),
-        pooled_classifier(64),
+    return chain(
+        stem=ConvBn(1, 32),
+        block1=Residual(32, 32),
+        block2=Residual(32, 64, stride=2),
+        block3=Residual(64, 64),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        head=nn.Linear(64, 10),
     )
 
 
@@ -88,14 +110,12 @@ class WrittenHardSwish(nn.Module):
 class Inverted(nn.Module):
     """An inverted residual: 1x1 expansion, depthwise 3x3, linear 1x1 projection."""
 
-    def __init__(
-        self, inputs: int, outputs: int, activation: type[nn.Module], stride: int = 1
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int = 1) -> None:
         super().__init__()
         wide = 3 * inputs
-        self.expand = nn.Sequential(conv_bn(inputs, wide, 1), activation())
-        self.depthwise = nn.Sequential(conv_bn(wide, wide, 3, stride, wide), activation())
-        self.project = conv_bn(wide, outputs, 1)
+        self.expand = ConvBn(inputs, wide, 1, act=act)
+        self.depthwise = ConvBn(wide, wide, stride=stride, groups=wide, act=act)
+        self.project = ConvBn(wide, outputs, 1, act=nn.Identity)
         self.joins = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,14 +126,16 @@ class Inverted(nn.Module):
 
 def mobile() -> nn.Module:
     """Return a depthwise-separable network with Relu6 first and hard-swish later."""
-    return nn.Sequential(
-        nn.Sequential(conv_bn(1, 32), nn.ReLU6()),
-        Inverted(32, 32, nn.ReLU6),
-        Inverted(32, 48, nn.ReLU6, stride=2),
-        Inverted(48, 48, WrittenHardSwish),
-        Inverted(48, 64, nn.Hardswish),
-        nn.Sequential(conv_bn(64, 128, 1), WrittenHardSwish()),
-        pooled_classifier(128),
+    return chain(
+        stem=ConvBn(1, 32, act=nn.ReLU6),
+        block1=Inverted(32, 32, nn.ReLU6),
+        block2=Inverted(32, 48, nn.ReLU6, stride=2),
+        block3=Inverted(48, 48, WrittenHardSwish),
+        block4=Inverted(48, 64, nn.Hardswish),
+        last=ConvBn(64, 128, 1, act=WrittenHardSwish),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        head=nn.Linear(128, 10),
     )
 
 
@@ -122,13 +144,13 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outer = nn.Sequential(conv_bn_relu(1, 16), conv_bn_relu(16, 16))
-        self.inner = nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(16, 32), conv_bn_relu(32, 32))
-        self.bottom = nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(32, 64))
-        up = nn.ConvTranspose2d(64, 32, 2, stride=2, bias=False)
-        self.up = nn.Sequential(up, nn.BatchNorm2d(32), nn.ReLU())
-        self.inner_join = conv_bn_relu(64, 32)
-        self.outer_join = conv_bn_relu(48, 16)
+        self.outer = chain(conv1=ConvBn(1, 16), conv2=ConvBn(16, 16))
+        self.inner = chain(pool=nn.MaxPool2d(2), conv1=ConvBn(16, 32), conv2=ConvBn(32, 32))
+        self.bottom = chain(pool=nn.MaxPool2d(2), conv=ConvBn(32, 64))
+        grow = nn.ConvTranspose2d(64, 32, 2, stride=2, bias=False)
+        self.up = chain(grow=grow, bn=nn.BatchNorm2d(32), relu=nn.ReLU())
+        self.inner_join = ConvBn(64, 32)
+        self.outer_join = ConvBn(48, 16)
         self.head = nn.Conv2d(16, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -146,9 +168,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.output = (
-            nn.Linear(width, width) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Attend; `bias` is very negative where a key is padding."""

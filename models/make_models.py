@@ -92,9 +92,11 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     model.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
+        order = torch.randperm(len(images))
+        for start in range(0, len(images) - BATCH + 1, BATCH):
+            batch = order[start : start + BATCH]
             optimizer.zero_grad()
-            loss(model(augment(images[batch])), targets[batch]).backward()
+            torch.autograd.backward(loss(model(augment(images[batch])), targets[batch]))
             optimizer.step()
             schedule.step()
     return model
@@ -204,9 +206,7 @@ def session(path: Path, *, optimize: bool) -> onnxruntime.InferenceSession:
     """Open a model with all of ONNX Runtime's rewrites, or none."""
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    )
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import all_graphs, all_nodes
-from onnxcomp.runtime import first_line, inline_bytes, weight_bytes
+from onnxcomp.runtime import first_line, inline_bytes, lean_copy, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -179,7 +179,7 @@ def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
         with _scratch(out.parent) as folder:
             part = folder / out.name
             if external:
-                ir.save(model, part, external_data=data.name, size_threshold_bytes=1024)
+                ir.save(lean_copy(model), part, external_data=data.name, size_threshold_bytes=1024)
                 size = part.stat().st_size
                 if (folder / data.name).exists():
                     size += (folder / data.name).stat().st_size

@@ -37,7 +37,7 @@ from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import Effect, find_pass
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.runtime import input_specs
-from onnxcomp.shapes import drop_value_info, has_value_info
+from onnxcomp.shapes import keep_declared
 from onnxcomp.targets import detect, find_target
 from onnxcomp.verify import Reference, lossless_problems, make_reference, plain_parity
 
@@ -115,8 +115,7 @@ def run_recipe(
     data = _open_data(model, recipe, given, log)
     reference = _reference(model, recipe, data)
     current, steps, evidence = _run_steps(model, recipe, given, data, reference, log, progress)
-    if not has_value_info(model):
-        drop_value_info(current)
+    keep_declared(current, model)
     accepted = evidence is not None
     if evidence is None and data.budget is not None:
         evidence = judge(model, current, data.budget)

@@ -195,9 +195,19 @@ def _linked(model: ir.Model, folder: Path) -> ir.Model | None:
     return copy if inline < INLINE_LIMIT else None
 
 
+def lean_copy(model: ir.Model) -> ir.Model:
+    """Return a copy whose weights have no value info, which only repeats their own type."""
+    copy = model.clone()
+    for graph in all_graphs(copy):
+        for value in graph.initializers.values():
+            if not value.is_graph_output() and not value.is_graph_input():
+                value.shape, value.type = None, None
+    return copy
+
+
 def inline_bytes(model: ir.Model) -> bytes:
     """Serialize a model with every weight inside; the model itself is not changed."""
-    copy = model.clone()
+    copy = lean_copy(model)
     for graph in all_graphs(copy):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):

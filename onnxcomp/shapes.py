@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
@@ -96,16 +98,22 @@ def _dim(dim: onnx.TensorShapeProto.Dimension, own_names: set[str | None]) -> in
     return name if name in own_names and name != "?" else None
 
 
-def has_value_info(model: ir.Model) -> bool:
-    """Say whether a model declares the shapes of most of its inner values."""
-    inner = [out for node in model.graph for out in node.outputs if not out.is_graph_output()]
-    return sum(value.shape is not None for value in inner) * 2 > len(inner)
+def keep_declared(model: ir.Model, original: ir.Model) -> None:
+    """Forget the shapes and types of inner values that the original did not declare.
+
+    Readers infer them again, and a file that grew by them would be a surprise.
+    """
+    declared = {output.name for output in _inner_values(original) if output.type is not None}
+    for output in _inner_values(model):
+        if output.name not in declared:
+            output.shape, output.type = None, None
 
 
-def drop_value_info(model: ir.Model) -> None:
-    """Forget the types and shapes of inner values, which cost bytes and which readers infer."""
-    for graph in all_graphs(model):
-        for node in graph:
-            for output in node.outputs:
-                if not output.is_graph_output():
-                    output.shape, output.type = None, None
+def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
+    return (
+        output
+        for graph in all_graphs(model)
+        for node in graph
+        for output in node.outputs
+        if not output.is_graph_output()
+    )

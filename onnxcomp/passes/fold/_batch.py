@@ -84,8 +84,8 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
     attributes = list(node.attributes.values())
     copy = ir.Node(node.domain, node.op_type, inputs, attributes, num_outputs=len(node.outputs))
     for value, output in zip(node.outputs, copy.outputs, strict=True):
-        copies[value] = output
         output.name = f"v{len(copies)}" if value.name else ""
+        copies[value] = output
         output.type = value.type
     return copy
 

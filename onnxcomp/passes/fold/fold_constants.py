@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -63,11 +63,11 @@ def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
         folded += shapes
         budget = max_growth - model.meta.get(SPENT, 0)
         plan = _plan(model, state, budget)
-        results = _evaluate(model, plan.nodes, state) if plan.nodes else {}
+        results = _evaluate(model, plan, state)
         if results is None or _measured(plan, results, state):
             continue
-        for value, result in results.items():
-            _store(value, result)
+        for value in frontier(plan.nodes):
+            _store(value, results[value])
         for node in reversed(plan.nodes):
             remove(node)
         folded += len(plan.nodes)
@@ -190,26 +190,29 @@ def _size(value: ir.Value, sizes: Mapping[ir.Value, int]) -> int:
     return sizes.get(value, 0) if found is None else found.nbytes
 
 
-def _evaluate(
-    model: ir.Model, nodes: Sequence[ir.Node], state: _State
-) -> dict[ir.Value, Array] | None:
-    """Return the values that are still read; None when nodes failed, which are then noted."""
-    outputs = frontier(nodes)
+def _evaluate(model: ir.Model, plan: _Plan, state: _State) -> dict[ir.Value, Array] | None:
+    """Return the values that are still read and those whose size is not known.
+
+    None when nodes failed, which are then noted.
+    """
+    made = (output for node in plan.nodes for output in node.outputs if output.name)
+    unknown = (value for value in made if value not in plan.sizes)
+    outputs = list(dict.fromkeys([*frontier(plan.nodes), *unknown]))
     if not outputs:
         return {}
     try:
-        return evaluate(make_batch(model, nodes, outputs), outputs)
+        return evaluate(make_batch(model, plan.nodes, outputs), outputs)
     except ModelError:
         pass  # one bad node fails all, so each is tried alone
     results: dict[ir.Value, Array] = {}
     failed: set[ir.Node] = set()
-    for node in nodes:
+    for node in plan.nodes:
         if any(value is not None and value.producer() in failed for value in node.inputs):
             failed.add(node)
             continue
-        made = [output for output in node.outputs if output.name]
+        wanted = [output for output in node.outputs if output.name]
         try:
-            results |= evaluate(make_batch(model, [node], made, results), made)
+            results |= evaluate(make_batch(model, [node], wanted, results), wanted)
         except ModelError as error:
             failed.add(node)
             state.broken[node] = str(error)

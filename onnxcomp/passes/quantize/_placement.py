@@ -96,6 +96,8 @@ def _tail(node: ir.Node, facts: Facts) -> Tail:
         bounds = None if reader is None or reader in facts.excluded else _bounds(reader)
         if reader is None or bounds is None or reader.inputs[0] is not end:
             break
+        if min(high, bounds[1]) <= max(low, bounds[0]):
+            break  # nothing but zero passes, which no grid can say
         nodes.append(reader)
         end = reader.outputs[0]
         low, high = max(low, bounds[0]), min(high, bounds[1])
