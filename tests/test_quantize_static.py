@@ -499,3 +499,22 @@ def test_dead_channels_and_constant_values() -> None:
     { z = Mul (x, zero)  c = Conv (z, w, b)  y = Conv (c, v) }"""
     model, _ = quantized(text)
     assert not float_kernels(model) - {"Mul"}
+
+
+def test_gelu_stays_float_and_is_fused() -> None:
+    text = """agraph (float[N, 6, 16] x) => (float[N, 6, 16] y)
+    <float[16, 16] w, float[16] b, float[16, 16] v, float r = {1.4142135}, float i = {1.0},
+     float h = {0.5}>
+    {
+        m = MatMul (x, w)
+        a = Add (m, b)
+        d = Div (a, r)
+        e = Erf (d)
+        p = Add (e, i)
+        q = Mul (a, p)
+        g = Mul (q, h)
+        y = MatMul (g, v)
+    }"""
+    found = kernels(quantized(text)[0])
+    assert found["MatMulIntegerToFloat"] == 2
+    assert found["Erf"] == found["QLinearMul"] == 0

@@ -34,7 +34,7 @@ class Facts:
     """What the placement reads besides the graph."""
 
     ranges: Ranges
-    dtypes: Mapping[str, ir.DataType]
+    typed: Mapping[str, ir.Value]  # values of a copy with inferred types and shapes
     excluded: frozenset[ir.Node]
     opset: int
 
@@ -147,12 +147,40 @@ def _joins(
     values = activations(node)
     if not values or not any(value in makers for value in values):
         return False
-    if not _follows(node, facts):
+    if not _follows(node, facts) or not _worth_joining(node, facts, makers, grids):
         return False
     spread = _concat_spread(node, facts, grids)
     if spread > CONCAT_SPREAD:
         leave(node, f"the ranges of its inputs differ {spread:.0f}-fold, one grid would blur them")
     return spread <= CONCAT_SPREAD
+
+
+def _worth_joining(
+    node: ir.Node,
+    facts: Facts,
+    makers: Mapping[ir.Value, ir.Node],
+    grids: Mapping[ir.Value, Grid],
+) -> bool:
+    """Say whether an Add or Mul has no operand of full size that is made in float (as in GELU).
+
+    To quantize that costs what the float op does. A gate of one number per channel costs nothing.
+    """
+    if node.op_type not in BINARY_OPS:
+        return True
+    values = activations(node)
+    ours = [value for value in values if value in makers]
+    floats = [v for v in values if v not in makers and v not in grids and tensor(v) is None]
+    return all(_is_smaller(value, big, facts) for value in floats for big in ours)
+
+
+def _is_smaller(value: ir.Value, big: ir.Value, facts: Facts) -> bool:
+    """Say whether a value is surely repeated along a dim to fit another."""
+    shapes = [found.shape for v in (value, big) if (found := facts.typed.get(v.name or ""))]
+    if len(shapes) != 2 or shapes[0] is None or shapes[1] is None:
+        return False
+    if len(shapes[0]) != len(shapes[1]):
+        return len(shapes[0]) < len(shapes[1])
+    return any(a == 1 and b != 1 for a, b in zip(*shapes, strict=True))
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
@@ -232,7 +260,8 @@ def _values_problem(node: ir.Node, facts: Facts) -> str | None:
 def is_float32(value: ir.Value, facts: Facts) -> bool:
     """Say whether a value is float32, or of no known type, as values with a range may be."""
     found = tensor(value)
-    dtype = found.dtype if found is not None else facts.dtypes.get(value.name or "")
+    typed = facts.typed.get(value.name or "")
+    dtype = found.dtype if found is not None else typed.dtype if typed is not None else None
     return dtype in (None, ir.DataType.FLOAT)
 
 

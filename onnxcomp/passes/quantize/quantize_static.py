@@ -69,18 +69,18 @@ def _plan(model: ir.Model, ranges: Ranges, globs: list[str]) -> Plan:
     excluded = frozenset(
         node for node in model.graph if any(fnmatchcase(label(node), glob) for glob in globs)
     )
-    facts = Facts(ranges, _dtypes(model), excluded, opset_version(model))
+    facts = Facts(ranges, _typed(model), excluded, opset_version(model))
     for node in inner_mac_nodes(model.graph):
         leave(node, "in a subgraph")
     return make_plan(model.graph, facts)
 
 
-def _dtypes(model: ir.Model) -> dict[str, ir.DataType]:
-    """Return the types of the values of the main graph, inferred ones too, by name."""
+def _typed(model: ir.Model) -> dict[str, ir.Value]:
+    """Return the values of the main graph by name, in a copy with inferred types and shapes."""
     copy = model.clone()
     infer_shapes(copy)
     values = [*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs)]
-    return {value.name: value.dtype for value in values if value.name and value.dtype is not None}
+    return {value.name: value for value in values if value.name}
 
 
 def _names(model: ir.Model) -> set[str]:
