@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxcomp.calibration.samples import Samples
 
 # Without a metric, a lossy model is accepted from this signal-to-noise ratio on (worst output).
-DEFAULT_MIN_SQNR = 10.0
+DEFAULT_MIN_SQNR = 15.0
 # With labels in the data, top-1 may fall by one point unless the user says otherwise.
 DEFAULT_MAX_DROP = 0.01
 # A result counts as slower below this ratio: two runs of one model differ by a few per cent.

@@ -30,7 +30,7 @@ from onnxcomp.registry import Effect, leave, register
 LARGEST = 64 * 2**20
 # Results of unknown size are computed once to learn it, and again if it is more than this.
 UNCOUNTED = 1024
-# Where a model keeps the bytes by which folding made it larger, over all runs of the pass.
+# Where a main graph keeps the bytes by which folding made the model larger, over all runs.
 SPENT = "onnxcomp.fold_constants.growth"
 # Operators whose result may be far larger than their inputs, by the numbers in these.
 EXPANDING = frozenset(
@@ -61,7 +61,7 @@ def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
     while True:
         shapes = _fold_shapes(model)
         folded += shapes
-        budget = max_growth - model.meta.get(SPENT, 0)
+        budget = max_growth - model.graph.meta.get(SPENT, 0)
         plan = _plan(model, state, budget)
         results = _evaluate(model, plan, state)
         if results is None or _measured(plan, results, state):
@@ -71,7 +71,7 @@ def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
         for node in reversed(plan.nodes):
             remove(node)
         folded += len(plan.nodes)
-        model.meta[SPENT] = model.meta.get(SPENT, 0) + plan.growth
+        model.graph.meta[SPENT] = model.graph.meta.get(SPENT, 0) + plan.growth
         if not plan.nodes and not shapes:
             for node, reason in plan.left.items():
                 leave(node, reason)

@@ -300,8 +300,11 @@ def _barrier(editor: Editor, value: ir.Value, stem: str) -> ir.Node:
 def _keep_from_gemm(editor: Editor, node: ir.Node) -> None:
     """Keep ONNX Runtime from fusing an int8 MatMul and the Add behind it to a float Gemm."""
     output = node.outputs[0]
-    if not is_op(sole_consumer(output), "Add") or rank(output) not in (None, 2):
+    reader = sole_consumer(output)
+    if reader is None or not is_op(reader, "Add") or rank(output) not in (None, 2):
         return
+    if all(array(value) is None for value in reader.inputs):
+        return  # it adds no bias
     barrier = _barrier(editor, output, output.name or label(node))
     barrier.outputs[0].shape = output.shape
     _insert_behind(editor.graph, output, [barrier])
