@@ -19,6 +19,7 @@ from onnxcomp.graph import (
     sole_consumer,
     take_over,
 )
+from onnxcomp.passes.quantize._eligibility import MOVER_OPS, activations, gemm_bias, is_weight
 from onnxcomp.passes.quantize._numbers import (
     Grid,
     IntWeight,
@@ -27,7 +28,7 @@ from onnxcomp.passes.quantize._numbers import (
     quantize_to,
     quantize_weight,
 )
-from onnxcomp.passes.quantize._placement import MOVER_OPS, Plan, activations, gemm_bias, is_weight
+from onnxcomp.passes.quantize._placement import Plan
 
 # ONNX Runtime turns these to int8 by itself when it finds them between a DequantizeLinear and a
 # QuantizeLinear; of the second group it also quantizes float weights.
@@ -168,7 +169,7 @@ def _parameters(node: ir.Node) -> tuple[Array, Array | None, int]:
 def _weight_constants(editor: Editor, weight: IntWeight, stem: str) -> list[ir.Value]:
     scales = weight.scale.tobytes()
     zero = np.zeros(weight.scale.shape, dtype=np.int8)
-    key = ("weight", stem, weight.data.shape, hash(weight.data.tobytes()))
+    key = ("weight", stem, weight.data.shape, weight.data.tobytes())
     return [
         _shared(editor, key, weight.data, f"{stem}.q"),
         _shared(editor, ("scale", weight.scale.shape, scales), weight.scale, f"{stem}.scale"),

@@ -11,7 +11,8 @@ from onnxcomp.errors import UsageError
 from onnxcomp.graph import all_graphs, all_nodes, label, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._edits import Editor, apply_plan
-from onnxcomp.passes.quantize._placement import Facts, Plan, inner_mac_nodes, make_plan
+from onnxcomp.passes.quantize._eligibility import Facts
+from onnxcomp.passes.quantize._placement import Plan, inner_mac_nodes, make_plan
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.targets import Target
