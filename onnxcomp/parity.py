@@ -159,13 +159,18 @@ def _add_floats(sums: _Sums, expected: Array, actual: Array) -> None:
     x, y = x[finite], y[finite]
     if not x.size:
         return
+    with np.errstate(over="ignore"):
+        _add_sums(sums, x, y)
+    sums.low, sums.high = min(sums.low, float(x.min())), max(sums.high, float(x.max()))
+
+
+def _add_sums(sums: _Sums, x: Array, y: Array) -> None:
     difference = x - y
     sums.signal += float(x @ x)
     sums.other += float(y @ y)
     sums.dot += float(x @ y)
     sums.noise += float(difference @ difference)
     sums.max_abs = max(sums.max_abs, float(np.abs(difference).max()))
-    sums.low, sums.high = min(sums.low, float(x.min())), max(sums.high, float(x.max()))
 
 
 def data_equal(first: Array, second: Array) -> bool:

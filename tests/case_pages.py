@@ -96,7 +96,7 @@ def give_weights(graph: onnx.GraphProto) -> None:
 
 
 def structure(model: ir.Model) -> str:
-    """Return a text that is equal for models that differ only in inner names and weights' values."""
+    """Return a text equal for models that differ only in inner names and weights' values."""
     lines = [f"opset {model.opset_imports}", *_structure(model.graph, {}, "")]
     for function in model.functions.values():
         lines += [f"function {function.name}", *_structure(function.graph, {}, "  ")]

@@ -50,15 +50,15 @@ def test_macs_of_one_node(text: str, macs: int) -> None:
     assert measure(parse(text, 17)).macs == macs
 
 
-def test_open_dims_take_the_shapes_of_the_feeds() -> None:
-    model = parse("g (float[N,8] x) => (float[N,4] y) <float[8,4] w> { y = MatMul (x, w) }", 17)
+def test_open_dims_take_the_shapes_of_the_feeds_for_one_sample() -> None:
+    model = parse("g (float[N,M,8] x) => (float[N,M,4] y) <float[8,4] w> { y = MatMul (x, w) }", 17)
     assert measure(model).macs == 32
-    assert measure(model, {"x": np.zeros((5, 8), np.float32)}).macs == 160
+    assert measure(model, {"x": np.zeros((5, 3, 8), np.float32)}).macs == 3 * 32
 
 
 def test_shapes_that_inference_cannot_know_are_observed() -> None:
     model = parse(
-        """g (float[N,8] x, int64[2] shape) => (float[A,B] y) <float[4,4] w>
+        """g (float[2,8] x, int64[2] shape) => (float[A,B] y) <float[4,4] w>
         { r = Reshape (x, shape)   y = MatMul (r, w) }""",
         17,
     )

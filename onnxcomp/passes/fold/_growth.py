@@ -24,14 +24,13 @@ def frontier(nodes: Sequence[ir.Node]) -> list[ir.Value]:
 
 
 def growing_nodes(
-    nodes: Sequence[ir.Node], sizes: Mapping[ir.Value, int], budget: int
-) -> tuple[dict[ir.Node, int], int]:
-    """Return nodes to leave so that the folds grow within a budget, by how much, and the growth.
+    nodes: Sequence[ir.Node], sizes: Mapping[ir.Value, int], allowed: int
+) -> dict[ir.Node, int]:
+    """Return the nodes to leave so that no fold grows the model too much, and by how much.
 
     Nodes that hang together make one fold. It grows by the bytes of its frontier less those of the
-    constants that nothing else reads. The folds that grow least take from the budget first. Where
-    one is too much, its largest results are left, each from the node on at which its data became
-    large; what remains may group otherwise, so ask again.
+    constants that nothing else reads. Where that is too much, its largest results are left, each
+    from the node on at which its data became large; what remains may group otherwise, so ask again.
     """
     inside = set(nodes)
     groups = _groups(nodes, inside)
@@ -50,16 +49,14 @@ def growing_nodes(
         for group, values in ends.items()
     }
     growing: dict[ir.Node, int] = {}
-    left = budget
-    for group in sorted(ends, key=lambda group: growths[group]):
+    for group, values in ends.items():
         growth = growths[group]
-        for value in sorted(ends[group], key=lambda value: sizes.get(value, 0), reverse=True):
-            if growth <= max(left, 0):
+        for value in sorted(values, key=lambda value: sizes.get(value, 0), reverse=True):
+            if growth <= allowed:
                 break
-            growing[_origin(value, sizes, inside, left)] = growths[group]
+            growing[_origin(value, sizes, inside, allowed)] = growths[group]
             growth -= sizes.get(value, 0)
-        left -= max(growth, 0)
-    return growing, budget - left
+    return growing
 
 
 class _Groups:

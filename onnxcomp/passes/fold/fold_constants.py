@@ -25,13 +25,15 @@ from onnxcomp.passes.fold._batch import RUNNABLE, evaluate, infer, make_batch
 from onnxcomp.passes.fold._growth import frontier, growing_nodes
 from onnxcomp.passes.fold._shapes import known_shape_result
 from onnxcomp.registry import Effect, leave, register
+from onnxcomp.runtime import weight_bytes
 
 # Results larger than this, beyond what their inputs hold, are not even computed.
 LARGEST = 64 * 2**20
 # Results of unknown size are computed once to learn it, and again if it is more than this.
 UNCOUNTED = 1024
-# Where a main graph keeps the bytes by which folding made the model larger, over all runs.
-SPENT = "onnxcomp.fold_constants.growth"
+# A fold may also add this part of the weights' bytes. What one run refuses the next one must
+# refuse too, so the allowance is one of each fold, by the model as it is, and not a sum to spend.
+GROWTH_PER_WEIGHT = 1 / 2000
 # Operators whose result may be far larger than their inputs, by the numbers in these.
 EXPANDING = frozenset(
     {"ConstantOfShape", "Tile", "Expand", "Range", "Pad", "OneHot", "Resize", "Upsample"}
@@ -41,16 +43,16 @@ EXPANDING = frozenset(
 
 
 @register(Effect.CLOSE)
-def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
+def fold_constants(model: ir.Model, *, max_growth: int = 128) -> int:
     """Compute now what does not depend on the inputs.
 
     Nodes whose inputs are all constant, in the main graph and its subgraphs, are evaluated by ONNX
     Runtime, all of a round in one session, and their results stored. So is the shape of a value
     whose dims are known, or the part of it that is taken. Chains fold at once.
 
-    Folding may make a model larger by `max_growth` bytes in all: results that are still read less
-    constants that nothing reads any more. A large filled or repeated tensor so stays the few bytes
-    that it is.
+    A fold may make the model larger by `max_growth` bytes, about what the removed nodes took, and
+    1/2000 of its weights: results that are still read less constants that nothing reads any more.
+    A large filled or repeated tensor so stays the few bytes that it is.
 
     Left alone when a node is random, (de)quantizes, carries graphs, or is of a foreign domain;
     when its result is a graph output, a sequence or of a type that ONNX Runtime does not return;
@@ -61,8 +63,8 @@ def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
     while True:
         shapes = _fold_shapes(model)
         folded += shapes
-        budget = max_growth - model.graph.meta.get(SPENT, 0)
-        plan = _plan(model, state, budget)
+        allowed = max_growth + int(weight_bytes(model) * GROWTH_PER_WEIGHT)
+        plan = _plan(model, state, allowed)
         results = _evaluate(model, plan, state)
         if results is None or _measured(plan, results, state):
             continue
@@ -71,7 +73,6 @@ def fold_constants(model: ir.Model, *, max_growth: int = 65536) -> int:
         for node in reversed(plan.nodes):
             remove(node)
         folded += len(plan.nodes)
-        model.graph.meta[SPENT] = model.graph.meta.get(SPENT, 0) + plan.growth
         if not plan.nodes and not shapes:
             for node, reason in plan.left.items():
                 leave(node, reason)
@@ -93,7 +94,6 @@ class _Plan:
     nodes: list[ir.Node]
     left: dict[ir.Node, str]
     sizes: dict[ir.Value, int] = field(default_factory=dict)
-    growth: int = 0
 
     def drop(self, dropped: Mapping[ir.Node, str]) -> None:
         """Leave nodes and all that depend on them."""
@@ -123,7 +123,7 @@ def _fold_shapes(model: ir.Model) -> int:
     return folded
 
 
-def _plan(model: ir.Model, state: _State, budget: int) -> _Plan:
+def _plan(model: ir.Model, state: _State, allowed: int) -> _Plan:
     left = dict(state.broken)
     plan = _Plan(list(_constant_nodes(model.graph, left, set())), left)
     if not plan.nodes:
@@ -135,7 +135,7 @@ def _plan(model: ir.Model, state: _State, budget: int) -> _Plan:
     unfit = ((node, _misfit(node, plan.sizes, kinds)) for node in plan.nodes)
     plan.drop({node: reason for node, reason in unfit if reason})
     while True:
-        growing, plan.growth = growing_nodes(plan.nodes, plan.sizes, budget)
+        growing = growing_nodes(plan.nodes, plan.sizes, allowed)
         if not growing:
             return plan
         plan.drop({node: f"the model would grow by {size:,} B" for node, size in growing.items()})

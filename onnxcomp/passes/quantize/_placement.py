@@ -24,7 +24,6 @@ from onnxcomp.passes.quantize._eligibility import (
 from onnxcomp.passes.quantize._numbers import Grid, clipped, grid_of, range_of_array
 from onnxcomp.registry import leave
 
-
 # Inputs of a Concat whose ranges differ more than this lose too much on one grid.
 CONCAT_SPREAD = 8.0
 
