@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 import pytest
-from case_pages import FOLDER, Case, parse, read_pages, structure
 
+from case_pages import FOLDER, Case, parse, read_pages, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.graph import sweep
 from onnxcomp.parity import compare_outputs

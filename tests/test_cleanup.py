@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from case_pages import parse
-from test_fold_constants import Unreadable, with_weight
 
+from case_pages import parse
 from onnxcomp.graph import Array, all_graphs, sweep
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect, apply, find_pass
 from onnxcomp.runtime import Session
+from test_fold_constants import Unreadable, with_weight
 
 
 def run_pass(name: str, model: ir.Model) -> int:

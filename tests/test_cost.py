@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from case_pages import parse
-from zoo import mobilenet_v2, resnet50
 
+from case_pages import parse
 from onnxcomp.cost import measure, node_costs
+from zoo import mobilenet_v2, resnet50
 
 
 def test_resnet50_has_4_09_gmacs_and_25_5_m_params() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from case_pages import parse
 
+from case_pages import parse
 from onnxcomp.graph import Array, add_tensor, array, sweep
 from onnxcomp.registry import Outcome, apply, find_pass
 from onnxcomp.runtime import Session, weight_bytes

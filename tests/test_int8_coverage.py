@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from case_pages import parse
 
+from case_pages import parse
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.int8_coverage import FloatNode, coverage
 from onnxcomp.registry import apply, find_pass

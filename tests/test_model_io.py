@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from case_pages import parse
 
+from case_pages import parse
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.model_io import (
     check_writable,

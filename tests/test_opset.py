@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from case_pages import parse
 
+from case_pages import parse
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.graph import opset_version
 from onnxcomp.opset import raise_opset

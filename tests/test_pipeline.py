@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
-from case_pages import parse, structure
 
+from case_pages import parse, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.pipeline import run_lossless, stretches
 from onnxcomp.recipe import Step, load_recipe

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from case_pages import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from case_pages import parse
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.errors import UsageError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
-from case_pages import parse
 
+from case_pages import parse
 from onnxcomp.errors import RecipeError, UsageError
 from onnxcomp.registry import Effect, apply, as_ir_pass, find_pass, list_passes
 
