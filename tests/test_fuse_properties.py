@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -72,7 +74,7 @@ class Net:
         first, second = (inputs, outputs // group) if transposed else (outputs, inputs // group)
         weight = self.constant(first, second, *kernel)
         bias = [self.constant(outputs)] if self.spec["bias"] else []
-        attributes = {
+        attributes: dict[str, Any] = {
             "group": group,
             "strides": self.spec["strides"],
             "dilations": self.spec["dilations"],
