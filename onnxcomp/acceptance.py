@@ -45,6 +45,7 @@ class Budget:
 
     held_out: Samples
     score: Score | None
+    score_name: str
     max_drop: float | None
     min_sqnr: float | None
     timed: bool
@@ -131,7 +132,7 @@ def _measure(reference: Session, candidate: Session, budget: Budget) -> Metric |
             raise UsageError(
                 f"the metric raised {type(error).__name__}: {first_line(error)}"
             ) from error
-    return Metric(figures[0], figures[1], budget.max_drop)
+    return Metric(budget.score_name, figures[0], figures[1], budget.max_drop)
 
 
 def _budget_problems(parity: Parity, metric: Metric | None, budget: Budget) -> list[str]:

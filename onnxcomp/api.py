@@ -16,7 +16,7 @@ from onnxcomp.calibration.collect import collect_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
 from onnxcomp.calibration.synthetic import runnable_feeds
-from onnxcomp.cost import ModelCost, NodeCost, measure, node_costs
+from onnxcomp.cost import ModelCost, NodeCost, measure, node_costs, one_sample
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array, opset_version
 from onnxcomp.latency import measure_in_turns
@@ -219,11 +219,12 @@ def _rename_outputs(before: ir.Model, after: ir.Model) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model is and costs."""
+    """What a model is and costs; `counted_at` are the input shapes that its MACs are for."""
 
     path: str | None
     inputs: tuple[InputSpec, ...]
     outputs: tuple[InputSpec, ...]
+    counted_at: Mapping[str, tuple[int, ...]]
     opset: int
     ir_version: int
     producer: str
@@ -246,6 +247,7 @@ class Summary:
             "bytes": self.cost.bytes,
             "params": self.cost.params,
             "macs": self.cost.macs,
+            "macs_at": {name: list(shape) for name, shape in self.counted_at.items()},
             "ops": dict(self.cost.ops),
             "lint": list(self.lint),
             "metadata": dict(self.metadata),
@@ -279,6 +281,7 @@ def inspect(model: ModelSource) -> Summary:
         path=path,
         inputs=tuple(input_specs(loaded)),
         outputs=tuple(value_spec(value) for value in loaded.graph.outputs),
+        counted_at={} if feeds is None else _shapes(one_sample(loaded, feeds)),
         opset=opset_version(loaded),
         ir_version=loaded.ir_version or 0,
         producer=" ".join(filter(None, [loaded.producer_name, loaded.producer_version])),
@@ -287,6 +290,10 @@ def inspect(model: ModelSource) -> Summary:
         lint=tuple(lint(loaded)),
         metadata=dict(loaded.metadata_props),
     )
+
+
+def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: data.shape for name, data in feeds.items()}
 
 
 def _initializers(model: ir.Model) -> list[ir.Value]:

@@ -180,10 +180,11 @@ def _samples(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> Sample
 
 def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
     score, max_drop = given.score, recipe.max_drop
+    name = recipe.eval or "metric"
     if score is None and recipe.eval is not None:
         score = user_score(recipe.eval)
     if score is None and held_out.labels is not None:
-        score = top1_of(held_out)
+        score, name = top1_of(held_out), "top-1 of the labelled samples held out"
         max_drop = DEFAULT_MAX_DROP if max_drop is None else max_drop
     if score is None and max_drop is not None:
         raise UsageError("--max-drop needs a metric: pass --eval FILE.py:FUNC or labelled samples")
@@ -191,7 +192,7 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
     if min_sqnr is None and max_drop is None:
         min_sqnr = DEFAULT_MIN_SQNR
     here = recipe.target in ("auto", detect())
-    return Budget(held_out, score, max_drop, min_sqnr, timed=here, threads=recipe.threads)
+    return Budget(held_out, score, name, max_drop, min_sqnr, timed=here, threads=recipe.threads)
 
 
 def _reference(model: ir.Model, recipe: Recipe, data: _Data) -> Reference | None:

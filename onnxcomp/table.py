@@ -39,7 +39,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
         figures = f"{report.metric.before:.4f} -> {report.metric.after:.4f}"
         allowed = report.metric.max_drop
         limit = "" if allowed is None else f" (may fall by {allowed:g})"
-        _line(console, f"metric  {figures}{limit}")
+        _line(console, f"accuracy  {figures}{limit}   {report.metric.name}")
     if report.latency is not None:
         found = report.latency
         _line(
@@ -47,8 +47,9 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
             f"latency  {found.before_ms:.3g} -> {found.after_ms:.3g} ms ({found.speedup:.2f}x)",
         )
     if report.int8 is not None:
-        share = f"{report.int8.macs_share or 0:.1%} of MACs in int8 kernels"
-        _line(console, f"int8  {share}, {len(report.int8.float_nodes)} nodes in float")
+        share = f"{report.int8.macs_share or 0:.2%} of MACs in int8 kernels"
+        nodes = f"{report.int8.int8_nodes} int8 and {len(report.int8.float_nodes)} float nodes"
+        _line(console, f"int8  {share}, {nodes}")
         for node in report.int8.float_nodes if verbose else ():
             _line(console, f"  {node.op} {node.name}: {node.reason}", style="dim")
     ratio = after.bytes / before.bytes if before.bytes else 1.0
@@ -158,6 +159,9 @@ def print_summary(found: Summary, console: Console) -> None:
         f"{cost.nodes} nodes   {size(cost.bytes)}   {count(cost.params)} params   "
         f"{count(cost.macs)} MACs",
     )
+    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.counted_at.items())
+    if shapes:
+        _line(console, f"MACs are for {shapes}")
     for kind, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             _line(console, f"{kind}  {spec}")

@@ -207,8 +207,9 @@ Predict = Callable[[Mapping[str, Array]], list[Array]]
 
 @dataclass(frozen=True)
 class Metric:
-    """The user's metric of original and result; higher is better."""
+    """A metric of original and result, higher is better; `name` says which."""
 
+    name: str
     before: float
     after: float
     max_drop: float | None
