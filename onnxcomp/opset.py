@@ -9,17 +9,9 @@ import onnx
 import onnx_ir as ir
 
 from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.edits import add_constant, node_like, replace
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import (
-    add_constant,
-    all_graphs,
-    all_nodes,
-    is_random,
-    node_like,
-    opset_version,
-    rank,
-    replace,
-)
+from onnxcomp.graph import all_graphs, all_nodes, is_random, opset_version, rank
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import Session

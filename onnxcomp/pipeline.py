@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxcomp.edits import assign_unique_names, sweep
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.graph import assign_unique_names, count_nodes, sweep
+from onnxcomp.graph import count_nodes
 from onnxcomp.recipe import Step
 from onnxcomp.registry import Effect, Leave, apply, find_pass
 from onnxcomp.report import StepReport

@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 
 import onnx_ir as ir
 
+from onnxcomp.edits import mark_function_bodies
 from onnxcomp.errors import RecipeError, UsageError
-from onnxcomp.graph import all_graphs, label, mark_function_bodies, opset_version
+from onnxcomp.graph import all_graphs, label, opset_version
 
 PassFunction = Callable[..., int]
 

@@ -8,7 +8,7 @@ import pytest
 
 from case_pages import FOLDER, Case, parse, read_pages, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
-from onnxcomp.graph import sweep
+from onnxcomp.edits import sweep
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import apply, find_pass, list_passes
 from onnxcomp.runtime import Session

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from case_pages import parse
-from onnxcomp.graph import Array, all_graphs, sweep
+from onnxcomp.edits import sweep
+from onnxcomp.graph import Array, all_graphs
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect, apply, find_pass
 from onnxcomp.runtime import Session

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from case_pages import parse
-from onnxcomp.graph import Array, add_tensor, array, sweep
+from onnxcomp.edits import add_tensor, sweep
+from onnxcomp.graph import Array, array
 from onnxcomp.registry import Outcome, apply, find_pass
 from onnxcomp.runtime import Session, weight_bytes
 

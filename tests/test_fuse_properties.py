@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcomp.graph import Array, sweep
+from onnxcomp.edits import sweep
+from onnxcomp.graph import Array
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect, apply, find_pass
 from onnxcomp.runtime import Session

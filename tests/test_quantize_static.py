@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from case_pages import parse
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.edits import sweep
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import array, scalar, sweep
+from onnxcomp.graph import array, scalar
 from onnxcomp.int8_coverage import optimized_graph
 from onnxcomp.parity import compare_outputs
 from onnxcomp.passes.quantize._numbers import (

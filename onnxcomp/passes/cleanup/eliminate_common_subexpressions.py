@@ -7,16 +7,14 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from onnxcomp.edits import can_take_over, remove, take_over
 from onnxcomp.graph import (
     CONTROL_FLOW_OPS,
     KNOWN_DOMAINS,
     STANDARD_DOMAINS,
-    can_take_over,
     has_subgraph,
     is_random,
-    remove,
     subgraphs_of,
-    take_over,
 )
 from onnxcomp.passes.cleanup._content import content
 from onnxcomp.registry import Effect, leave, register

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import sweep
+from onnxcomp.edits import sweep
 from onnxcomp.registry import Effect, register
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import bypass, dropout_is_inference, is_op, only_first_output
+from onnxcomp.edits import bypass
+from onnxcomp.graph import dropout_is_inference, is_op, only_first_output
 from onnxcomp.registry import Effect, leave, register
 
 

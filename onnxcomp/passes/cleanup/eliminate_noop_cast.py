@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import bypass, has_references, is_op, tensor
+from onnxcomp.edits import bypass
+from onnxcomp.graph import has_references, is_op, tensor
 from onnxcomp.registry import Effect, leave, register
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import bypass, has_references, integers, is_op
+from onnxcomp.edits import bypass
+from onnxcomp.graph import has_references, integers, is_op
 from onnxcomp.registry import Effect, leave, register
 
 

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxcomp.graph import (
-    bypass,
-    has_references,
-    integers,
-    is_op,
-    rank,
-    same_dim,
-    same_shape,
-    static_shape,
-)
+from onnxcomp.edits import bypass
+from onnxcomp.graph import has_references, integers, is_op, rank, same_dim, same_shape, static_shape
 from onnxcomp.registry import Effect, leave, register
 
 Dim = int | ir.SymbolicDim | None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxcomp.graph import bypass, has_references, integers, is_op
+from onnxcomp.edits import bypass
+from onnxcomp.graph import has_references, integers, is_op
 from onnxcomp.registry import Effect, leave, register
 
 TO_THE_END = 2**31 - 1  # what exporters write where no end is meant, or more

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxcomp.graph import bypass, has_references, is_op, rank, static_shape
+from onnxcomp.edits import bypass
+from onnxcomp.graph import has_references, is_op, rank, static_shape
 from onnxcomp.registry import Effect, leave, register
 
 

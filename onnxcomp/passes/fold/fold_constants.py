@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxcomp.edits import add_constant, remove
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import (
     CONTROL_FLOW_OPS,
     QUANTIZATION_OPS,
     STANDARD_DOMAINS,
     Array,
-    add_constant,
     has_references,
     has_subgraph,
     is_random,
-    remove,
     subgraphs_of,
     tensor,
 )

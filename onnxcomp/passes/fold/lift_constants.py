@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import add_tensor, is_op, remove, tensor
+from onnxcomp.edits import add_tensor, remove
+from onnxcomp.graph import is_op, tensor
 from onnxcomp.registry import Effect, leave, register
 
 

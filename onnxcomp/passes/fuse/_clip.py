@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import add_constant, array, has_references, node_like
+from onnxcomp.edits import add_constant, node_like
+from onnxcomp.graph import array, has_references
 from onnxcomp.registry import leave
 
 

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import (
-    Array,
-    add_constant,
-    array,
-    attributes_except,
-    node_like,
-    static_shape,
-    tensor,
-)
+from onnxcomp.edits import add_constant, attributes_except, node_like
+from onnxcomp.graph import Array, array, static_shape, tensor
 
 # Gemm's own rule for the shapes of C came with opset 7; before, a `broadcast` attribute said it.
 BROADCASTS_FROM = 7

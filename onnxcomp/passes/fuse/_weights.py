@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import Array, add_constant, array, is_op, node_like, replace, tensor
+from onnxcomp.edits import add_constant, node_like, replace
+from onnxcomp.graph import Array, array, is_op, tensor
 from onnxcomp.registry import leave
 
 # A fused copy of a weight that other nodes still read makes the model larger; up to this many

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import is_op, replace, sole_consumer
+from onnxcomp.edits import replace
+from onnxcomp.graph import is_op, sole_consumer
 from onnxcomp.passes.fuse._channels import constant_operand
 from onnxcomp.passes.fuse._gemm import (
     BROADCASTS_FROM,

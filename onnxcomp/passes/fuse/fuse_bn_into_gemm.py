@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import array, is_op, replace, sole_producer
+from onnxcomp.edits import replace
+from onnxcomp.graph import array, is_op, sole_producer
 from onnxcomp.passes.fuse._batch_norm import affine_of
 from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM, bias_of, is_row, with_constants
 from onnxcomp.passes.fuse._weights import is_shared

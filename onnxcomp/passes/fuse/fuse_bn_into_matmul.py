@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import add_constant, array, is_op, rank, replace, sole_producer
+from onnxcomp.edits import add_constant, replace
+from onnxcomp.graph import array, is_op, rank, sole_producer
 from onnxcomp.passes.fuse._batch_norm import affine_of
 from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM
 from onnxcomp.passes.fuse._weights import is_shared

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import add_constant, has_references, integers, is_op, same_dim
+from onnxcomp.edits import add_constant
+from onnxcomp.graph import has_references, integers, is_op, same_dim
 from onnxcomp.registry import Effect, leave, register
 
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import (
-    bypass,
-    has_references,
-    is_op,
-    node_like,
-    rank,
-    remove,
-    replace,
-    sole_consumer,
-)
+from onnxcomp.edits import bypass, node_like, remove, replace
+from onnxcomp.graph import has_references, is_op, rank, sole_consumer
 from onnxcomp.registry import Effect, register
 
 

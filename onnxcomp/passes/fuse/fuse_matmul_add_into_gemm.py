@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import is_op, rank, replace, sole_consumer, static_shape, tensor
+from onnxcomp.edits import replace
+from onnxcomp.graph import is_op, rank, sole_consumer, static_shape, tensor
 from onnxcomp.passes.fuse._channels import constant_operand
 from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM, FLOATS, is_row
 from onnxcomp.registry import Effect, leave, register

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.graph import (
-    Array,
-    array,
-    attributes_except,
-    integers,
-    is_op,
-    node_like,
-    rank,
-    replace,
-    sole_consumer,
-)
+from onnxcomp.edits import attributes_except, node_like, replace
+from onnxcomp.graph import Array, array, integers, is_op, rank, sole_consumer
 from onnxcomp.registry import Effect, leave, register
 
 INPUTS_FROM, AXES_FROM = 11, 18

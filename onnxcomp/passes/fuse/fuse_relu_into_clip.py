@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import is_op, replace, sole_producer
+from onnxcomp.edits import replace
+from onnxcomp.graph import is_op, sole_producer
 from onnxcomp.passes.fuse._clip import Bounds, bounds_of, clip_like
 from onnxcomp.registry import Effect, leave, register
 

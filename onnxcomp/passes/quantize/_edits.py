@@ -8,17 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import (
-    Array,
-    add_constant,
-    array,
-    is_op,
-    label,
-    rank,
-    remove,
-    sole_consumer,
-    take_over,
-)
+from onnxcomp.edits import add_constant, remove, take_over
+from onnxcomp.graph import Array, array, is_op, label, rank, sole_consumer
 from onnxcomp.passes.quantize._eligibility import MOVER_OPS, activations, gemm_bias, is_weight
 from onnxcomp.passes.quantize._numbers import (
     Grid,
