@@ -45,7 +45,7 @@ def row(path: Path) -> str:
         f"{speed.speedup:.2f}x" if speed else "",
         f"{small.after.cost.bytes / before.bytes:.2f}x" + (" (rolled back)" if rolled_back else ""),
         f"{small.latency.speedup:.2f}x" if small.latency else "",
-        f"{sqnr:.1f}",
+        "exact" if sqnr == float("inf") else f"{sqnr:.1f}",
         metric,
         f"{(small.int8.macs_share or 0):.0%}" if small.int8 else "",
     ]
