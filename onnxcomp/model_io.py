@@ -201,10 +201,16 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def write_text(out: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_bytes(out, text.encode("utf-8"))
+
+
+def write_bytes(out: Path, data: bytes) -> int:
+    """Write a file atomically and return its bytes."""
     try:
         with _scratch(out.parent) as folder:
             part = folder / out.name
-            part.write_text(text, encoding="utf-8")
+            size = part.write_bytes(data)
             os.replace(part, out)
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror or error}") from error
+    return size

@@ -31,7 +31,7 @@ from onnxcomp.cost import measure
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
 from onnxcomp.int8_coverage import Coverage, coverage
-from onnxcomp.model_io import external_tensors, load_model, save_model
+from onnxcomp.model_io import external_tensors, load_model, save_model, write_bytes
 from onnxcomp.pipeline import run_lossless, run_lossy, stretches
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import Effect, find_pass
@@ -55,18 +55,24 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Result:
-    """An optimized model and what happened on the way."""
+    """An optimized model and what happened on the way.
+
+    `unchanged` is the source's own file when no pass found anything to do.
+    """
 
     model: ir.Model
     report: Report
     external: bool = False
+    unchanged: Path | None = None
 
     def to_proto(self) -> onnx.ModelProto:
         """Return the model as protobuf."""
         return ir.to_proto(self.model)
 
     def save(self, path: str | os.PathLike[str]) -> int:
-        """Write the model atomically and return its bytes."""
+        """Write the model atomically and return its bytes; an unchanged one byte for byte."""
+        if self.unchanged is not None and not self.external:
+            return write_bytes(Path(path), self.unchanged.read_bytes())
         return save_model(self.model, Path(path), external=self.external)
 
 
@@ -135,7 +141,14 @@ def run_recipe(
         peak_mb=peak_megabytes(),
         recipe=recipe.to_dict(),
     )
-    return Result(current, report, external=any(True for _ in external_tensors(model)))
+    path = report.before.path
+    untouched = path is not None and not any(step.status == "applied" for step in steps)
+    return Result(
+        current,
+        report,
+        external=any(True for _ in external_tensors(model)),
+        unchanged=Path(path) if path is not None and untouched else None,
+    )
 
 
 def _left_problems(reference: Reference | None, model: ir.Model) -> tuple[str, ...]:

@@ -22,7 +22,17 @@ from onnxcomp.runtime import Session, input_specs
 # Relative to each output's range, ONNX Runtime's optimizations off.
 TOLERANCE = 1e-4
 # Nodes of the lossless result, subgraphs counted; a change may lower them, never raise them.
-NODE_CEILINGS: Mapping[str, int] = {}
+NODE_CEILINGS: Mapping[str, int] = {
+    "basic_pitch": 210,
+    "centerface": 119,
+    "crnn_en_g2": 46,
+    "efficientnet_lite0": 98,
+    "magika": 87,
+    "minilm_l3": 215,
+    "ppocr2_cls": 185,
+    "ppocr4_rec": 360,
+    "silero_vad": 254,
+}
 CALIBRATION_SAMPLES = 12
 
 
