@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxcomp.edits import assign_unique_names, sweep
-from onnxcomp.errors import OnnxcompError
+from onnxcomp.errors import OnnxcompError, UsageError
 from onnxcomp.graph import count_nodes
 from onnxcomp.recipe import Step
 from onnxcomp.registry import Effect, Leave, apply, find_pass
@@ -115,6 +115,8 @@ def _apply(model: ir.Model, step: Step, tally: _Tally) -> Application | None:
     nodes, size = count_nodes(model), weight_bytes(model)
     try:
         outcome = apply(find_pass(step.name), model, step.options)
+    except UsageError:
+        raise  # the user's to see: a missing package, a glob that matches nothing
     except OnnxcompError as error:
         raise PassFailedError(step.name, str(error)) from error
     except Exception as error:  # a pass may fail in any way; it is named and left out

@@ -8,8 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxcomp.graph import array, only_first_output
+from onnxcomp.graph import array, has_references, only_first_output
 from onnxcomp.registry import leave
+
+# Before this operator set a node trains unless `is_test` says otherwise.
+TESTS_FROM = 7
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,12 @@ def affine_of(bn: ir.Node, opset: int) -> Affine | None:
     None, with the reason left at the node, when it trains, when a parameter is not constant, or
     when a statistic is returned (Ioffe and Szegedy, arXiv:1502.03167, section 3.1).
     """
+    if has_references(bn):
+        leave(bn, "an attribute of it is an argument of the function around it")
+        return None
     trains = bn.attributes.get_int("training_mode", 0) if opset >= 14 else _has_statistics(bn)
-    if trains or bn.attributes.get_int("is_test", 1) == 0 or not only_first_output(bn):
+    tests = bn.attributes.get_int("is_test", int(opset >= TESTS_FROM))
+    if trains or not tests or not only_first_output(bn):
         leave(bn, "it computes batch statistics (training mode)")
         return None
     if bn.attributes.get_int("spatial", 1) == 0:
@@ -38,8 +45,13 @@ def affine_of(bn: ir.Node, opset: int) -> Affine | None:
         leave(bn, "a parameter of the normalization is not constant")
         return None
     gamma, beta, mean, var = (np.asarray(data, dtype=np.float64) for data in parameters)
-    scale = gamma / np.sqrt(var + bn.attributes.get_float("epsilon", 1e-5))
-    return Affine(scale, beta - mean * scale)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(var + bn.attributes.get_float("epsilon", 1e-5))
+        shift = beta - mean * scale
+    if not np.isfinite([scale, shift]).all():
+        leave(bn, "its scale or shift is not finite")
+        return None
+    return Affine(scale, shift)
 
 
 def _has_statistics(bn: ir.Node) -> bool:

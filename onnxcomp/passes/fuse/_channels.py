@@ -11,8 +11,11 @@ from onnxcomp.graph import Array, array
 def constant_operand(node: ir.Node, source: ir.Value, *, ordered: bool = False) -> Array | None:
     """Return the constant that a two-input node combines with `source`, or None.
 
-    `ordered` wants the constant second, as Sub and Div do.
+    `ordered` wants the constant second, as Sub and Div do. Before opset 7 an attribute `axis` says
+    where the constant lies; then None.
     """
+    if "axis" in node.attributes:
+        return None
     first, second = node.inputs[0], node.inputs[1]
     if first is source and second is not source:
         return array(second)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxcomp.graph import is_op, sole_producer
 from onnxcomp.passes.fuse._batch_norm import affine_of
-from onnxcomp.passes.fuse._weights import kernel_of, with_kernel
+from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 
 
 def fold_into(graph: ir.Graph, opset: int, op_type: str) -> int:
@@ -23,6 +23,6 @@ def fold_into(graph: ir.Graph, opset: int, op_type: str) -> int:
         if affine is None or kernel is None:
             continue
         bias = kernel.bias * affine.scale + affine.shift  # [out]
-        with_kernel(graph, [conv, bn], conv, kernel.scale_outputs(affine.scale), bias)
-        fused += 1
+        weight = kernel.scale_outputs(affine.scale)
+        fused += replace_conv(graph, [conv, bn], conv, conv.inputs[0], bias, weight)
     return fused

@@ -23,7 +23,9 @@ class Bias:
 
 
 def bias_of(gemm: ir.Node) -> Bias | None:
-    """Return beta * C, or None when C is not constant."""
+    """Return beta * C, or None when C is not constant or an attribute is a function's argument."""
+    if has_references(gemm):
+        return None
     given = gemm.inputs[2] if len(gemm.inputs) > 2 else None
     if given is None:
         return Bias(np.zeros(()))
@@ -49,14 +51,22 @@ def is_row(data: Array, columns: int) -> bool:
 
 
 def with_constants(
-    graph: ir.Graph, gemm: ir.Node, bias: Array, name: str, weight: Array | None = None
-) -> ir.Node:
-    """Return a Gemm with C = bias, beta = 1, and another B if one is given."""
-    kind = tensor(gemm.inputs[1]) or tensor(gemm.inputs[2] if len(gemm.inputs) > 2 else None)
-    dtype = kind.dtype if kind is not None else gemm.outputs[0].dtype
-    assert dtype is not None
+    graph: ir.Graph, gemm: ir.Node, at: ir.Node, bias: Array, dtype: ir.DataType,
+    weight: Array | None = None,
+) -> ir.Node | None:  # fmt: skip
+    """Return a Gemm with C = bias, beta = 1, and another B if one is given.
+
+    The new constants are named after the result of `at`. None, with the reason left there, when a
+    number does not fit the type.
+    """
+    fitted = None if weight is None else as_type(weight, dtype)
+    fitted_bias = as_type(bias, dtype)
+    if fitted_bias is None or (weight is not None and fitted is None):
+        leave(at, "a fused weight does not fit its type")
+        return None
+    name = at.outputs[0].name
     b = gemm.inputs[1]
-    if weight is not None:
-        b = add_constant(graph, weight.astype(dtype.numpy()), f"{name}.weight")
-    c = add_constant(graph, bias.astype(dtype.numpy()), f"{name}.bias")
-    return node_like(gemm, [gemm.inputs[0], b, c], attributes_except(gemm, "beta", "broadcast"))
+    if fitted is not None:
+        b = add_constant(graph, fitted, f"{name}.weight")
+    c = add_constant(graph, fitted_bias, f"{name}.bias")
+    return node_like(gemm, [gemm.inputs[0], b, c], attributes_except(gemm, "beta"))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, node_like, replace
-from onnxcomp.graph import Array, array, is_op, tensor
+from onnxcomp.graph import Array, array, has_references, is_op, tensor
 from onnxcomp.registry import leave
 
 # A fused copy of a weight that other nodes still read makes the model larger; up to this many
@@ -59,10 +59,16 @@ class Kernel:
         return scaled.reshape(self.weight.shape)
 
 
-def kernel_of(node: ir.Node, at: ir.Node) -> Kernel | None:
-    """Return the kernel of a Conv or ConvTranspose; None, with the reason left at `at`."""
-    weight = array(node.inputs[1])
-    given = node.inputs[2] if len(node.inputs) > 2 else None
+def kernel_of(conv: ir.Node, at: ir.Node, *, copied: bool = True) -> Kernel | None:
+    """Return the kernel of a Conv or ConvTranspose; None, with the reason left at `at`.
+
+    A weight that is shared and large has no kernel, unless only the bias is to change (`copied`).
+    """
+    if has_references(conv):
+        leave(at, "an attribute of the convolution is an argument of the function around it")
+        return None
+    weight = array(conv.inputs[1])
+    given = conv.inputs[2] if len(conv.inputs) > 2 else None
     bias = array(given)
     if weight is None or (given is not None and bias is None):
         leave(at, "a weight of the convolution is not constant")
@@ -70,11 +76,11 @@ def kernel_of(node: ir.Node, at: ir.Node) -> Kernel | None:
     if weight.ndim < 3 or weight.size == 0:
         leave(at, "the weight of the convolution has no spatial dims or no elements")
         return None
-    if is_shared(node.inputs[1]):
+    if copied and is_shared(conv.inputs[1]):
         leave(at, "the weight is shared, a fused copy would make the model larger")
         return None
     kernel = Kernel(
-        weight, np.zeros(0), node.attributes.get_int("group", 1), is_op(node, "ConvTranspose")
+        weight, np.zeros(0), conv.attributes.get_int("group", 1), is_op(conv, "ConvTranspose")
     )
     found = np.zeros(kernel.channels_out) if bias is None else bias
     return Kernel(weight, found, kernel.group, kernel.transposed)
@@ -88,22 +94,42 @@ def is_shared(value: ir.Value | None) -> bool:
     return len(list(value.uses())) > 1 or value.is_graph_output()
 
 
-def with_kernel(
-    graph: ir.Graph, old: list[ir.Node], node: ir.Node, weight: Array, bias: Array
-) -> ir.Node:
-    """Replace nodes, the last of which makes the result, by `node` with new weight and bias.
+def as_type(data: Array, dtype: ir.DataType) -> Array | None:
+    """Return an array in the type of the old weights, or None when a number does not fit it."""
+    with np.errstate(over="ignore"):
+        fitted = data.astype(dtype.numpy())
+    return fitted if np.isfinite(fitted).all() else None
 
-    The new constants have the dtype of the old weight and names made from the result's.
+
+def replace_conv(
+    graph: ir.Graph,
+    old: list[ir.Node],
+    conv: ir.Node,
+    source: ir.Value | None,
+    bias: Array,
+    weight: Array | None = None,
+) -> bool:
+    """Replace nodes, the last of which makes the result, by `conv` over `source` with a new bias.
+
+    The weight is new too if one is given. New constants have the type of the old weight and names
+    made from the result's; a bias of zeros that was not there is not added. Returns False, with the
+    reason left, when a number does not fit the type.
     """
-    dtype = tensor(node.inputs[1])
-    assert dtype is not None
+    kind = tensor(conv.inputs[1])
+    assert kind is not None
+    fitted = None if weight is None else as_type(weight, kind.dtype)
+    fitted_bias = as_type(bias, kind.dtype)
+    if fitted_bias is None or (weight is not None and fitted is None):
+        leave(old[0] if old[0] is not conv else old[-1], "a fused weight does not fit its type")
+        return False
     name = old[-1].outputs[0].name
-    inputs = [
-        old[0].inputs[0] if old[0] is not node else node.inputs[0],
-        add_constant(graph, weight.astype(dtype.dtype.numpy()), f"{name}.weight"),
-        add_constant(graph, bias.astype(dtype.dtype.numpy()), f"{name}.bias"),
-    ]
-    return replace(old, node_like(node, inputs))
+    inputs = [source, conv.inputs[1]]
+    if fitted is not None:
+        inputs[1] = add_constant(graph, fitted, f"{name}.weight")
+    if fitted_bias.any() or len(conv.inputs) > 2:
+        inputs.append(add_constant(graph, fitted_bias, f"{name}.bias"))
+    replace(old, node_like(conv, inputs))
+    return True
 
 
 def has_padding(conv: ir.Node) -> bool:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxcomp.graph import is_op, sole_consumer
 from onnxcomp.passes.fuse._channels import constant_operand, per_channel
-from onnxcomp.passes.fuse._weights import kernel_of, with_kernel
+from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -19,7 +19,7 @@ def fuse_add_into_conv(graph: ir.Graph) -> int:
 
     Left alone when the constant varies along another axis ([C] alone lies on the last one), when
     it would enlarge the result, when the convolution is read elsewhere, and when a weight is not
-    constant or is shared and large.
+    constant. The weight itself stays, so it may be shared.
     """
     fused = 0
     for conv in graph:
@@ -31,7 +31,7 @@ def fuse_add_into_conv(graph: ir.Graph) -> int:
         constant = constant_operand(add, conv.outputs[0], ordered=add.op_type == "Sub")
         if constant is None:
             continue
-        kernel = kernel_of(conv, add)
+        kernel = kernel_of(conv, add, copied=False)
         if kernel is None:
             continue
         shift = per_channel(constant, kernel.weight.ndim, kernel.channels_out)
@@ -39,6 +39,5 @@ def fuse_add_into_conv(graph: ir.Graph) -> int:
             leave(add, "the constant is not one number per channel")
             continue
         bias = kernel.bias + (shift if add.op_type == "Add" else -shift)
-        with_kernel(graph, [conv, add], conv, kernel.weight, bias)
-        fused += 1
+        fused += replace_conv(graph, [conv, add], conv, conv.inputs[0], bias)
     return fused

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxcomp.graph import is_op, sole_consumer
 from onnxcomp.passes.fuse._batch_norm import affine_of
-from onnxcomp.passes.fuse._weights import has_padding, kernel_of, with_kernel
+from onnxcomp.passes.fuse._weights import has_padding, kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -37,6 +37,6 @@ def fuse_bn_before_conv(graph: ir.Graph, opset: int) -> int:
             continue
         shifted = kernel.scale_inputs(affine.shift)  # [out, in / group, ...]
         bias = kernel.bias + shifted.reshape(len(shifted), -1).sum(axis=1)
-        with_kernel(graph, [bn, conv], conv, kernel.scale_inputs(affine.scale), bias)
-        fused += 1
+        weight = kernel.scale_inputs(affine.scale)
+        fused += replace_conv(graph, [bn, conv], conv, bn.inputs[0], bias, weight)
     return fused

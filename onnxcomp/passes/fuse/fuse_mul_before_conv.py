@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import array, is_op, rank, sole_consumer
-from onnxcomp.passes.fuse._channels import per_channel
-from onnxcomp.passes.fuse._weights import kernel_of, with_kernel
+from onnxcomp.passes.fuse._channels import constant_operand, per_channel
+from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -28,12 +28,12 @@ def fuse_mul_before_conv(graph: ir.Graph) -> int:
         conv = sole_consumer(mul.outputs[0])
         if conv is None or not is_op(conv, "Conv") or conv.inputs[0] is not mul.outputs[0]:
             continue
-        index = next((i for i in (1, 0) if array(mul.inputs[i]) is not None), None)
-        if index is None:
+        source = next((value for value in mul.inputs if array(value) is None), None)
+        constant = None if source is None else constant_operand(mul, source)
+        if source is None or constant is None:
             continue
-        constant, source = array(mul.inputs[index]), mul.inputs[1 - index]
         kernel = kernel_of(conv, mul)
-        if constant is None or source is None or kernel is None:
+        if kernel is None:
             continue
         scale = per_channel(constant, kernel.weight.ndim, kernel.channels_in)
         if scale is None or not np.isfinite(scale).all():
@@ -42,9 +42,8 @@ def fuse_mul_before_conv(graph: ir.Graph) -> int:
         if not _keeps_shape(source, constant.ndim, constant.size, kernel.weight.ndim):
             leave(mul, "the constant may enlarge the input")
             continue
-        new = with_kernel(graph, [mul, conv], conv, kernel.scale_inputs(scale), kernel.bias)
-        new.replace_input_with(0, source)
-        fused += 1
+        weight = kernel.scale_inputs(scale)
+        fused += replace_conv(graph, [mul, conv], conv, source, kernel.bias, weight)
     return fused
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxcomp.graph import is_op, sole_consumer
 from onnxcomp.passes.fuse._channels import constant_operand, per_channel
-from onnxcomp.passes.fuse._weights import kernel_of, with_kernel
+from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -43,6 +43,6 @@ def fuse_mul_into_conv(graph: ir.Graph) -> int:
             leave(mul, "the constant is infinite, or a divisor of zero")
             continue
         scale = 1 / scale if mul.op_type == "Div" else scale
-        with_kernel(graph, [conv, mul], conv, kernel.scale_outputs(scale), kernel.bias * scale)
-        fused += 1
+        bias, weight = kernel.bias * scale, kernel.scale_outputs(scale)
+        fused += replace_conv(graph, [conv, mul], conv, conv.inputs[0], bias, weight)
     return fused
