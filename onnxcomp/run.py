@@ -117,6 +117,7 @@ def run_recipe(
     """Run a recipe on a model that is not changed, and return the result with its report."""
     started = time.perf_counter()
     log = _Log(say)
+    _check_settings(recipe)
     model = load_model(source)
     data = _open_data(model, recipe, given, log)
     reference = _reference(model, recipe, data)
@@ -149,6 +150,16 @@ def run_recipe(
         external=any(True for _ in external_tensors(model)),
         unchanged=Path(path) if path is not None and untouched else None,
     )
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Refuse settings that a lossless recipe would pass over in silence."""
+    if recipe.is_lossy:
+        return
+    for name in ("ranges", "eval", "max_drop", "min_sqnr"):
+        if getattr(recipe, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} says what a lossy recipe may do; add --int8")
 
 
 def _left_problems(reference: Reference | None, model: ir.Model) -> tuple[str, ...]:

@@ -216,6 +216,8 @@ def bad(tmp_path: Path) -> Path:
         ([CNN, "--int8", "--ranges", "ranges.json"], "not a ranges file"),
         ([CNN, "--int8", "--exclude", "no_such_node"], "no_such_node"),
         ([CNN, "--int8", "--max-drop", "0.1"], "needs a metric"),
+        ([CNN, "--max-drop", "0.1"], "add --int8"),
+        ([CNN, "--exclude", "*"], "does not run"),
         ([CNN, "--speed"], "No such option"),
         ([CNN, "--select", "fuse-everything"], "there is no pass"),
         ([CNN, "--skip", "fuse-bn-into-con"], "did you mean"),

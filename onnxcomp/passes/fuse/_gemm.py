@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.edits import add_constant, attributes_except, node_like
-from onnxcomp.graph import Array, array, static_shape, tensor
+from onnxcomp.edits import add_constant, attributes_except, node_like, replace
+from onnxcomp.graph import Array, array, has_references, static_shape
+from onnxcomp.passes.fuse._weights import fitted
 
 # Gemm's own rule for the shapes of C came with opset 7; before, a `broadcast` attribute said it.
 BROADCASTS_FROM = 7
@@ -50,23 +51,27 @@ def is_row(data: Array, columns: int) -> bool:
     return data.size == 1 or (data.ndim > 0 and data.shape[-1] == columns == data.size)
 
 
-def with_constants(
-    graph: ir.Graph, gemm: ir.Node, at: ir.Node, bias: Array, dtype: ir.DataType,
+def replace_gemm(
+    graph: ir.Graph,
+    gemm: ir.Node,
+    last: ir.Node,
+    dtype: ir.DataType,
+    bias: Array,
     weight: Array | None = None,
-) -> ir.Node | None:  # fmt: skip
-    """Return a Gemm with C = bias, beta = 1, and another B if one is given.
+) -> bool:
+    """Replace a Gemm and `last`, which reads it, by one with C = bias, beta = 1, and a B if given.
 
-    The new constants are named after the result of `at`. None, with the reason left there, when a
+    New constants have names made from the result's. Returns False, with the reason left, when a
     number does not fit the type.
     """
-    fitted = None if weight is None else as_type(weight, dtype)
-    fitted_bias = as_type(bias, dtype)
-    if fitted_bias is None or (weight is not None and fitted is None):
-        leave(at, "a fused weight does not fit its type")
-        return None
-    name = at.outputs[0].name
+    parts = fitted(last, dtype, bias, *([] if weight is None else [weight]))
+    if parts is None:
+        return False
+    name = last.outputs[0].name
     b = gemm.inputs[1]
-    if fitted is not None:
-        b = add_constant(graph, fitted, f"{name}.weight")
-    c = add_constant(graph, fitted_bias, f"{name}.bias")
-    return node_like(gemm, [gemm.inputs[0], b, c], attributes_except(gemm, "beta"))
+    if weight is not None:
+        b = add_constant(graph, parts[1], f"{name}.weight")
+    c = add_constant(graph, parts[0], f"{name}.bias")
+    new = node_like(gemm, [gemm.inputs[0], b, c], attributes_except(gemm, "beta"))
+    replace([gemm, last], new)
+    return True

@@ -94,11 +94,17 @@ def is_shared(value: ir.Value | None) -> bool:
     return len(list(value.uses())) > 1 or value.is_graph_output()
 
 
-def as_type(data: Array, dtype: ir.DataType) -> Array | None:
-    """Return an array in the type of the old weights, or None when a number does not fit it."""
+def fitted(at: ir.Node, dtype: ir.DataType, *data: Array) -> list[Array] | None:
+    """Return arrays in the type of the old weights.
+
+    None, with the reason left at `at`, when a number does not fit it.
+    """
     with np.errstate(over="ignore"):
-        fitted = data.astype(dtype.numpy())
-    return fitted if np.isfinite(fitted).all() else None
+        found = [item.astype(dtype.numpy()) for item in data]
+    if not all(np.isfinite(item).all() for item in found):
+        leave(at, "a fused weight does not fit its type")
+        return None
+    return found
 
 
 def replace_conv(
@@ -117,17 +123,16 @@ def replace_conv(
     """
     kind = tensor(conv.inputs[1])
     assert kind is not None
-    fitted = None if weight is None else as_type(weight, kind.dtype)
-    fitted_bias = as_type(bias, kind.dtype)
-    if fitted_bias is None or (weight is not None and fitted is None):
-        leave(old[0] if old[0] is not conv else old[-1], "a fused weight does not fit its type")
+    gone = old[0] if old[0] is not conv else old[-1]
+    parts = fitted(gone, kind.dtype, bias, *([] if weight is None else [weight]))
+    if parts is None:
         return False
     name = old[-1].outputs[0].name
     inputs = [source, conv.inputs[1]]
-    if fitted is not None:
-        inputs[1] = add_constant(graph, fitted, f"{name}.weight")
-    if fitted_bias.any() or len(conv.inputs) > 2:
-        inputs.append(add_constant(graph, fitted_bias, f"{name}.bias"))
+    if weight is not None:
+        inputs[1] = add_constant(graph, parts[1], f"{name}.weight")
+    if parts[0].any() or len(conv.inputs) > 2:
+        inputs.append(add_constant(graph, parts[0], f"{name}.bias"))
     replace(old, node_like(conv, inputs))
     return True
 

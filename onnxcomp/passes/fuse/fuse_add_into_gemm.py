@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcomp.edits import replace
 from onnxcomp.graph import is_op, sole_consumer
 from onnxcomp.passes.fuse._channels import constant_operand
 from onnxcomp.passes.fuse._gemm import (
     BROADCASTS_FROM,
+    FLOATS,
     bias_of,
     columns_of,
     is_row,
-    with_constants,
+    replace_gemm,
 )
 from onnxcomp.registry import Effect, leave, register
 
@@ -38,13 +38,15 @@ def fuse_add_into_gemm(graph: ir.Graph, opset: int) -> int:
             continue
         bias, columns = bias_of(gemm), columns_of(gemm)
         if bias is None or columns is None:
-            leave(add, "C or the shape of B is not known")
+            leave(add, "C or the shape of B is not constant")
             continue
         if not is_row(constant, columns) or not is_row(bias.data, columns):
             leave(add, "C or the constant is not one row")
             continue
+        dtype = ir.DataType.from_numpy(constant.dtype)
+        if dtype not in FLOATS:
+            leave(add, "the numbers are not floats")
+            continue
         signed = constant.astype("float64") * (1 if add.op_type == "Add" else -1)
-        name = add.outputs[0].name or "gemm"
-        replace([gemm, add], with_constants(graph, gemm, bias.data + signed, name))
-        fused += 1
+        fused += replace_gemm(graph, gemm, add, dtype, bias.data + signed)
     return fused

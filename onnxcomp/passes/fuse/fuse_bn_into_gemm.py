@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.edits import replace
 from onnxcomp.graph import array, is_op, sole_producer
 from onnxcomp.passes.fuse._batch_norm import affine_of
-from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM, bias_of, is_row, with_constants
+from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM, bias_of, is_row, replace_gemm
 from onnxcomp.passes.fuse._weights import is_shared
 from onnxcomp.registry import Effect, leave, register
 
@@ -44,7 +43,6 @@ def fuse_bn_into_gemm(graph: ir.Graph, opset: int) -> int:
         scaled = weight * (affine.scale[:, None] if transposed else affine.scale)
         row = np.broadcast_to(bias.data.reshape(-1), affine.scale.shape)
         shifted = row * affine.scale + affine.shift
-        name = bn.outputs[0].name or "gemm"
-        replace([gemm, bn], with_constants(graph, gemm, shifted, name, scaled))
-        fused += 1
+        dtype = ir.DataType.from_numpy(weight.dtype)
+        fused += replace_gemm(graph, gemm, bn, dtype, shifted, scaled)
     return fused

@@ -8,7 +8,7 @@ from onnxcomp.edits import add_constant, replace
 from onnxcomp.graph import array, is_op, rank, sole_producer
 from onnxcomp.passes.fuse._batch_norm import affine_of
 from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM
-from onnxcomp.passes.fuse._weights import is_shared
+from onnxcomp.passes.fuse._weights import fitted, is_shared
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -39,12 +39,15 @@ def fuse_bn_into_matmul(graph: ir.Graph, opset: int) -> int:
         affine = affine_of(bn, opset)
         if affine is None:
             continue
+        scaled = weight * affine.scale  # [K, N]
+        parts = fitted(bn, ir.DataType.from_numpy(weight.dtype), scaled, affine.shift)
+        if parts is None:
+            continue
         name = bn.outputs[0].name
-        scaled = (weight * affine.scale).astype(weight.dtype)  # [K, N]
         inputs = [
             matmul.inputs[0],
-            add_constant(graph, scaled, f"{name}.weight"),
-            add_constant(graph, affine.shift.astype(weight.dtype), f"{name}.bias"),
+            add_constant(graph, parts[0], f"{name}.weight"),
+            add_constant(graph, parts[1], f"{name}.bias"),
         ]
         replace([matmul, bn], ir.Node("", "Gemm", inputs, name=matmul.name))
         fused += 1
