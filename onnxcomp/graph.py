@@ -27,8 +27,18 @@ QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuan
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """Yield the main graph, the function bodies, and every subgraph of them."""
     for graph in chain([model.graph], (f.graph for f in model.functions.values())):
-        yield graph
-        yield from graph.subgraphs()
+        yield from _with_subgraphs(graph)
+
+
+def _with_subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    for node in graph:
+        for attr in node.attributes.values():  # no call per node: this runs after every pass
+            if attr.type is ir.AttributeType.GRAPH:
+                yield from _with_subgraphs(attr.as_graph())
+            elif attr.type is ir.AttributeType.GRAPHS:
+                for inner in attr.as_graphs():
+                    yield from _with_subgraphs(inner)
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -26,13 +26,21 @@ Check = Callable[[ir.Model], list[str]]
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How large a model is: its nodes, and the bytes of its weights."""
+
+    nodes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Application:
-    """One run of a pass that changed something."""
+    """One run of a pass in a round of its stretch, and how large the model was after it."""
 
     step: Step
+    round: int
     sites: int
-    nodes: tuple[int, int]
-    bytes: tuple[int, int]
+    after: Extent
 
 
 @dataclass
@@ -97,22 +105,25 @@ def _to_fixpoint(
     result = model.clone()
     tallies = {step.name: _Tally() for step in steps}
     trace: list[Application] = []
-    for _ in range(MAX_ROUNDS):
+    extent = _extent(result)
+    for index in range(MAX_ROUNDS):
         infer_shapes(result)
-        changed = [
-            application
-            for step in steps
-            if (application := _apply(result, step, tallies[step.name])) is not None
-        ]
-        trace += changed
-        if not changed:
+        known = len(trace)
+        for step in steps:
+            done = _apply(result, step, index, tallies[step.name], extent)
+            extent = done.after
+            trace += [done] if done.sites else []
+        if len(trace) == known:
             break
     return result, trace, tallies
 
 
-def _apply(model: ir.Model, step: Step, tally: _Tally) -> Application | None:
+def _extent(model: ir.Model) -> Extent:
+    return Extent(count_nodes(model), weight_bytes(model))
+
+
+def _apply(model: ir.Model, step: Step, index: int, tally: _Tally, before: Extent) -> Application:
     started = time.perf_counter()
-    nodes, size = count_nodes(model), weight_bytes(model)
     try:
         outcome = apply(find_pass(step.name), model, step.options)
     except UsageError:
@@ -129,16 +140,14 @@ def _apply(model: ir.Model, step: Step, tally: _Tally) -> Application | None:
         problems = order_problems(model)
         if problems:
             raise PassFailedError(step.name, problems[0])
-    after = (count_nodes(model), weight_bytes(model))
+    after = _extent(model) if outcome.sites else before
     tally.seconds += time.perf_counter() - started
     tally.sites += outcome.sites
-    tally.nodes = tally.nodes or [nodes, nodes]
-    tally.bytes = tally.bytes or [size, size]
-    tally.nodes[1] += after[0] - nodes
-    tally.bytes[1] += after[1] - size
-    if not outcome.sites:
-        return None
-    return Application(step, outcome.sites, (nodes, after[0]), (size, after[1]))
+    tally.nodes = tally.nodes or [before.nodes, before.nodes]
+    tally.bytes = tally.bytes or [before.bytes, before.bytes]
+    tally.nodes[1] += after.nodes - before.nodes
+    tally.bytes[1] += after.bytes - before.bytes
+    return Application(step, index, outcome.sites, after)
 
 
 def _bisect(model: ir.Model, trace: Sequence[Application], problems: Check) -> str:
@@ -159,14 +168,12 @@ def _bisect(model: ir.Model, trace: Sequence[Application], problems: Check) -> s
 
 def _replay(model: ir.Model, trace: Sequence[Application]) -> ir.Model:
     result = model.clone()
-    infer_shapes(result)
-    seen: set[str] = set()
-    for application in trace:
-        if application.step.name in seen:
+    extent, index = _extent(result), -1
+    for done in trace:
+        if done.round != index:
             infer_shapes(result)
-            seen.clear()
-        seen.add(application.step.name)
-        _apply(result, application.step, _Tally())
+            index = done.round
+        extent = _apply(result, done.step, index, _Tally(), extent).after
     return result
 
 

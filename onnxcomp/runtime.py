@@ -65,15 +65,16 @@ def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
 class Session:
     """A model loaded in ONNX Runtime's CPU provider.
 
-    `optimize=False` is the reference: no graph rewrite of ONNX Runtime at all. `taps` are names
-    of values of the main graph to return besides the outputs. `dump` is where to write the
-    optimized graph, at the extended level: above it only memory layouts change, in operators that
-    no file can hold. Raises `ModelError` when ONNX Runtime refuses the model.
+    A model may also be given as `as_source` yields it. `optimize=False` is the reference: no graph
+    rewrite of ONNX Runtime at all. `taps` are names of values of the main graph to return besides
+    the outputs. `dump` is where to write the optimized graph, at the extended level: above it only
+    memory layouts change, in operators that no file can hold. Raises `ModelError` when ONNX Runtime
+    refuses the model.
     """
 
     def __init__(
         self,
-        model: ir.Model,
+        model: ir.Model | str | bytes,
         *,
         optimize: bool = False,
         threads: int = 1,
@@ -84,9 +85,11 @@ class Session:
         if dump is not None:
             options.optimized_model_filepath = str(dump)
             options.graph_optimization_level = extended_level()
-        tapped = add_outputs(model, taps) if taps else model
-        with as_source(tapped) as source:
-            self._session = load(source, options)
+        if isinstance(model, ir.Model):
+            with as_source(add_outputs(model, taps) if taps else model) as source:
+                self._session = load(source, options)
+        else:
+            self._session = load(model, options)
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
 

@@ -14,7 +14,14 @@ from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array, all_graphs, all_nodes, is_random, label
 from onnxcomp.parity import Parity, ParityMeter, compare_outputs
 from onnxcomp.registry import Effect
-from onnxcomp.runtime import INLINE_LIMIT, Session, first_line, inline_bytes, weight_bytes
+from onnxcomp.runtime import (
+    INLINE_LIMIT,
+    Session,
+    as_source,
+    first_line,
+    inline_bytes,
+    weight_bytes,
+)
 from onnxcomp.shapes import skeleton
 
 # With ONNX Runtime's own rewrites on, original and result are rewritten differently, so only gross
@@ -39,10 +46,12 @@ def make_reference(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Ref
 
     Raises `ModelError` when ONNX Runtime cannot load or run the original itself.
     """
-    plain = _answers(model, feeds, optimize=False)
     optimized = None
-    with contextlib.suppress(ModelError):  # then it cannot be asked of the result either
-        optimized = _answers(model, feeds, optimize=True)
+    random = any(is_random(node) for node in all_nodes(model))
+    with as_source(model) as source:
+        plain = _answers(source, feeds, optimize=False, random=random)
+        with contextlib.suppress(ModelError):  # then it cannot be asked of the result either
+            optimized = _answers(source, feeds, optimize=True, random=random)
     return Reference(
         model=model.clone(),
         feeds=tuple(feeds),
@@ -54,22 +63,22 @@ def make_reference(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Ref
 
 
 def _answers(
-    model: ir.Model, feeds: Sequence[Mapping[str, Array]], *, optimize: bool
+    source: str | bytes, feeds: Sequence[Mapping[str, Array]], *, optimize: bool, random: bool
 ) -> tuple[Mapping[str, Array], ...]:
-    """Return the outputs for each feeds, without those that two sessions answer differently."""
-    session = Session(model, optimize=optimize)
+    """Return the outputs for each feeds; of a `random` model those that two sessions agree on."""
+    session = Session(source, optimize=optimize)
     answers = [session.run(item) for item in feeds]
-    if not any(is_random(node) for node in all_nodes(model)):
+    if not random:
         return tuple(answers)
-    again = Session(model, optimize=optimize)
-    random = {
+    again = Session(source, optimize=optimize)
+    differing = {
         name
         for item, answer in zip(feeds, answers, strict=True)
         for name, output in compare_outputs(answer, again.run(item)).outputs.items()
         if output.broken or not output.equal
     }
     return tuple(
-        {name: data for name, data in answer.items() if name not in random} for answer in answers
+        {name: data for name, data in answer.items() if name not in differing} for answer in answers
     )
 
 
@@ -95,20 +104,24 @@ def lossless_problems(
     if problems:
         return problems
     try:
-        parity = run_parity(Session(model), reference.feeds, reference.plain)
-        problems = parity.failures(effect, reference.precision)
-        if not problems and reference.optimized is not None:
-            optimized = run_parity(
-                Session(model, optimize=True), reference.feeds, reference.optimized
-            )
-            problems = [
-                f"{name}: off by {output.relative:.2g} of its range at full optimization"
-                for name, output in optimized.outputs.items()
-                if output.broken or not output.relative <= OPTIMIZED_TOLERANCE
-            ]
+        with as_source(model) as source:
+            return _answer_problems(reference, source, effect)
     except ModelError as error:
         return [str(error)]
-    return problems
+
+
+def _answer_problems(reference: Reference, source: str | bytes, effect: Effect) -> list[str]:
+    parity = run_parity(Session(source), reference.feeds, reference.plain)
+    problems = parity.failures(effect, reference.precision)
+    if problems or reference.optimized is None:
+        return problems
+    session = Session(source, optimize=True)
+    optimized = run_parity(session, reference.feeds, reference.optimized)
+    return [
+        f"{name}: off by {output.relative:.2g} of its range at full optimization"
+        for name, output in optimized.outputs.items()
+        if output.broken or not output.relative <= OPTIMIZED_TOLERANCE
+    ]
 
 
 def structure_problems(reference: Reference, model: ir.Model) -> list[str]:

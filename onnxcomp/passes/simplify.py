@@ -12,15 +12,20 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError, UsageError
-from onnxcomp.graph import count_nodes
+from onnxcomp.graph import all_nodes, count_nodes
+from onnxcomp.model_io import EXTERNAL_FROM
 from onnxcomp.registry import Effect, register
-from onnxcomp.runtime import inline_bytes
+from onnxcomp.runtime import inline_bytes, weight_bytes
 
 CHILD = """
 import sys, onnx, onnxsim
-model, _ = onnxsim.simplify(sys.argv[1], tensor_size_threshold="1MB")
+model, valid = onnxsim.simplify(sys.argv[1], tensor_size_threshold="1MB")
+if not valid:
+    sys.exit("its own check refuses the result")
 onnx.save(model, sys.argv[2])
 """
+# What onnxsim folds may grow the constants by a hundredth, and by what the removed nodes took.
+GROWTH, NODE_BYTES = 0.01, 100
 
 
 @register(Effect.CLOSE)
@@ -32,20 +37,26 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
     the extra `simplify`; in no preset, since the project's own passes do the same and more.
 
     Left alone when the result has no fewer nodes. Raises when onnxsim is missing, dies, takes too
-    long or changes the interface; the pipeline then goes on without it.
+    long, changes the interface or makes the model larger, and for models that one protobuf message
+    cannot hold; the pipeline then goes on without it.
     """
     if importlib.util.find_spec("onnxsim") is None:
         raise UsageError("simplify needs onnxsim: pip install 'onnxcomp[simplify]'")
+    if weight_bytes(model) >= EXTERNAL_FROM:
+        raise ModelError("simplify does not run onnxsim on models near 2 GB; leave it out")
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         source, result = Path(folder) / "source.onnx", Path(folder) / "result.onnx"
         source.write_bytes(inline_bytes(model))
-        _run_child([sys.executable, "-c", CHILD, str(source), str(result)], timeout)
-        simplified = ir.from_proto(ir.to_proto(ir.load(result)))
+        _run_child([sys.executable, "-c", CHILD, str(source), str(result)], folder, timeout)
+        simplified = ir.load(result)
     before, after = count_nodes(model), count_nodes(simplified)
     if after >= before:
         return 0
     if _interface(simplified) != _interface(model):
         raise ModelError("onnxsim changed the inputs, the outputs or the opset")
+    small, large = constant_bytes(model), constant_bytes(simplified)
+    if large > small * (1 + GROWTH) + NODE_BYTES * (before - after):
+        raise ModelError(f"onnxsim folds too much: {large} bytes of constants instead of {small}")
     _keep_declared_shapes(model, simplified)
     model.graph = simplified.graph
     model.functions.clear()
@@ -53,9 +64,22 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
     return before - after
 
 
-def _run_child(command: list[str], timeout: int) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+def constant_bytes(model: ir.Model) -> int:
+    """Return the bytes of all constants, weights as well as Constant nodes."""
+    return weight_bytes(model) + sum(
+        attr.as_tensor().nbytes
+        for node in all_nodes(model)
+        for attr in node.attributes.values()
+        if attr.type == ir.AttributeType.TENSOR and not attr.is_ref()
+    )
+
+
+def _run_child(command: list[str], folder: str, timeout: int) -> None:
+    try:  # in the folder, so that no module of the user's current one stands for another
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=timeout, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"onnxsim took more than {timeout} s") from error
     if done.returncode < 0:

@@ -141,6 +141,6 @@ def has_padding(conv: ir.Node) -> bool:
     """Say whether a Conv may read beyond its input's edges."""
     if conv.attributes.get_string("auto_pad", "NOTSET") == "VALID":
         return False
-    if conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+    if has_references(conv) or conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return True
     return any(conv.attributes.get_ints("pads", ()))
