@@ -1,4 +1,4 @@
-"""Folds into convolutions keep the answers at any geometry: groups, strides, dilations, pads."""
+"""Folds into convolutions and matrix products keep the answers at any geometry."""
 
 from __future__ import annotations
 
@@ -162,3 +162,60 @@ def test_padding(rank: int, before: int, after: int, own: int) -> None:
     net.weights.append(value)
     x = net.tape.op("Pad", [net.input, value])
     check(net, net.finish(net.conv(x)), "fuse-pad-into-conv")
+
+
+ROWS = [None, (), (1,), (1, 1), "N", "1N"]
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 4)),
+    flips=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    factors=st.tuples(st.sampled_from([1.0, 0.5, -2.0]), st.sampled_from([1.0, 0.0, 3.0])),
+    c=st.sampled_from(ROWS),
+    kind=st.sampled_from(["bn", "Add", "Sub"]),
+    constant=st.sampled_from(ROWS[1:]),
+)
+def test_what_follows_a_gemm(
+    sizes: tuple[int, int, int],
+    flips: tuple[int, int],
+    factors: tuple[float, float],
+    c: object,
+    kind: str,
+    constant: object,
+) -> None:
+    (rows, inner, columns), (flip_a, flip_b) = sizes, flips
+    net = Net({"seed": rows, "kernel": [], "inputs": inner})
+    net.input.shape = ir.Shape([inner, rows] if flip_a else [rows, inner])
+
+    def row(shape: object) -> ir.Value:
+        dims = {"N": (columns,), "1N": (1, columns)}.get(str(shape), shape)
+        return net.constant(*dims)  # type: ignore[misc]
+
+    weight = net.constant(columns, inner) if flip_b else net.constant(inner, columns)
+    inputs = [net.input, weight, *([] if c is None else [row(c)])]
+    attributes = {"transA": flip_a, "transB": flip_b, "alpha": factors[0], "beta": factors[1]}
+    y = net.tape.op("Gemm", inputs, attributes)
+    if kind == "bn":
+        check(net, net.finish(net.batch_norm(y, columns)), "fuse-bn-into-gemm")
+    else:
+        y = net.tape.op(kind, [y, row(constant)])
+        check(net, net.finish(y), "fuse-add-into-gemm")
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4)),
+    kind=st.sampled_from(["bn", *ROWS[1:]]),
+)
+def test_what_follows_a_matrix_product(sizes: tuple[int, int, int], kind: object) -> None:
+    rows, inner, columns = sizes
+    net = Net({"seed": rows, "kernel": [], "inputs": inner})
+    net.input.shape = ir.Shape([rows, inner])
+    y = net.tape.op("MatMul", [net.input, net.constant(inner, columns)])
+    if kind == "bn":
+        check(net, net.finish(net.batch_norm(y, columns)), "fuse-bn-into-matmul")
+        return
+    dims = {"N": (columns,), "1N": (1, columns)}.get(str(kind), kind)
+    y = net.tape.op("Add", [y, net.constant(*dims)])  # type: ignore[misc]
+    check(net, net.finish(y), "fuse-matmul-add-into-gemm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Step
 from onnxcomp.registry import apply, find_pass
-from onnxcomp.verify import make_reference
+from onnxcomp.verify import interface_problems, make_reference
 
 NET = "g (float[N,4] x) => (float[N,4] y) { a = Identity (x)   b = Relu (a)   y = Neg (b) }"
 COPY = "import sys, onnx; model = onnx.load(sys.argv[1]); {edit}; onnx.save(model, sys.argv[2])"
@@ -38,6 +39,18 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             COPY.format(edit="del model.graph.node[:2]; model.graph.input[0].name = 'z'"),
             "changed the inputs",
+        ),
+        (
+            COPY.format(edit="del model.graph.node[:2]; model.opset_import[0].version = 18"),
+            "changed the inputs, the outputs or the opset",
+        ),
+        (
+            COPY.format(
+                edit="del model.graph.node[:2]; model.graph.node[0].input[0] = 'x'; "
+                "k = onnx.helper.make_tensor('k', 1, [400], [0.0] * 400); "
+                "model.graph.initializer.append(k)"
+            ),
+            "folds too much: 1600 bytes of constants instead of 0",
         ),
     ],
 )
@@ -73,4 +86,49 @@ def test_a_result_without_fewer_nodes_is_not_taken(monkeypatch: pytest.MonkeyPat
 def test_a_missing_onnxsim_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match="pip install"):
+        apply(found, parse(NET, 17))
+
+
+def test_what_the_model_declares_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = (
+        "del model.graph.node[0]; model.graph.node[0].input[0] = 'x'; "
+        "model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = 'other'; "
+        "onnx.helper.set_model_props(model, {'onnxsim.version': '1'}); model.ir_version = 10"
+    )
+    monkeypatch.setattr(module, "CHILD", COPY.format(edit=edit))
+    model = parse(NET, 17)
+    model.metadata_props["author"] = "someone"
+    before = model.clone()
+    assert apply(found, model).sites == 1
+    assert [node.op_type for node in model.graph] == ["Relu", "Neg"]
+    assert not interface_problems(before, model)
+    assert model.metadata_props == {"author": "someone"}
+    assert model.ir_version == before.ir_version
+
+
+def test_modules_in_the_current_folder_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('not the real one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "CHILD", COPY.format(edit="pass"))
+    assert apply(found, parse(NET, 17)).sites == 0
+
+
+def test_a_model_beyond_one_message_is_refused_before_it_is_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "EXTERNAL_FROM", 0)
+    with pytest.raises(ModelError, match="near 2 GB"):
+        apply(found, parse(NET, 17))
+
+
+def test_a_result_that_onnxsim_itself_refuses_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxsim.py").write_text(
+        "import onnx\ndef simplify(path, **_): return onnx.load(path), False\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ModelError, match="its own check refuses the result"):
         apply(found, parse(NET, 17))

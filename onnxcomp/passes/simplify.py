@@ -54,7 +54,7 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
         return 0
     if _interface(simplified) != _interface(model):
         raise ModelError("onnxsim changed the inputs, the outputs or the opset")
-    small, large = constant_bytes(model), constant_bytes(simplified)
+    small, large = _constant_bytes(model), _constant_bytes(simplified)
     if large > small * (1 + GROWTH) + NODE_BYTES * (before - after):
         raise ModelError(f"onnxsim folds too much: {large} bytes of constants instead of {small}")
     _keep_declared_shapes(model, simplified)
@@ -64,7 +64,7 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
     return before - after
 
 
-def constant_bytes(model: ir.Model) -> int:
+def _constant_bytes(model: ir.Model) -> int:
     """Return the bytes of all constants, weights as well as Constant nodes."""
     return weight_bytes(model) + sum(
         attr.as_tensor().nbytes
