@@ -33,8 +33,9 @@ class StepReport:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the step as schema 1 has it; a rolled-back one says why in `reason`."""
-        found: dict[str, Any] = {
+        """Return the step as schema 1 has it; why it was rolled back stands first in `left`."""
+        whole = [{"node": "", "reason": self.reason}] if self.reason else []
+        return {
             "pass": self.name,
             "effect": self.effect,
             "sites": self.sites,
@@ -42,9 +43,8 @@ class StepReport:
             "bytes": list(self.bytes),
             "seconds": round(self.seconds, 4),
             "status": self.status,
-            "left": [{"node": item.node, "reason": item.reason} for item in self.left],
+            "left": whole + [{"node": item.node, "reason": item.reason} for item in self.left],
         }
-        return {**found, "reason": self.reason} if self.reason else found
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,6 @@ class Report:
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
-    warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     peak_mb: float = 0.0
     recipe: Mapping[str, object] = field(default_factory=dict)
@@ -122,7 +121,6 @@ class Report:
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
-            "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_mb, 1),
             "recipe": dict(self.recipe),

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,18 +96,6 @@ class _Data:
     note: str = ""
 
 
-@dataclass
-class _Log:
-    """What is said along the way; warnings are kept for the report."""
-
-    say: Say
-    warnings: list[str] = field(default_factory=list)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.say(f"warning: {text}")
-
-
 def run_recipe(
     source: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
     recipe: Recipe,
@@ -117,12 +105,11 @@ def run_recipe(
 ) -> Result:
     """Run a recipe on a model that is not changed, and return the result with its report."""
     started = time.perf_counter()
-    log = _Log(say)
     _check_settings(recipe)
     model = load_model(source)
-    data = _open_data(model, recipe, given, log)
+    data = _open_data(model, recipe, given, say)
     reference = _reference(model, recipe, data)
-    current, steps, evidence = _run_steps(model, recipe, given, data, reference, log, progress)
+    current, steps, evidence = _run_steps(model, recipe, given, data, reference, say, progress)
     keep_declared(current, model)
     plain = plain_parity(reference, current) if evidence is None else None
     if evidence is None and data.budget is not None:
@@ -138,7 +125,6 @@ def run_recipe(
         metric=evidence.metric if evidence else None,
         latency=evidence.latency if evidence else None,
         int8=_int8(current, steps, shapes) if recipe.is_lossy else None,
-        warnings=tuple(log.warnings),
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
         recipe=recipe.to_dict(),
@@ -171,8 +157,12 @@ def _broken_promise(reference: Reference | None, plain: Parity | None) -> tuple[
 
 
 # ---------------------------------------------------------------- data
-def _open_data(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> _Data:
-    samples = _samples(model, recipe, given, log)
+def _warn(say: Say, text: str) -> None:
+    say(f"warning: {text}")
+
+
+def _open_data(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> _Data:
+    samples = _samples(model, recipe, given, say)
     calibration, held_out = split(samples) if samples is not None else (None, None)
     budget = _budget(recipe, given, held_out) if recipe.is_lossy and held_out else None
     if not recipe.verify and samples is None:
@@ -184,21 +174,22 @@ def _open_data(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> _Dat
         if "cannot load" in str(error):
             raise ModelError(f"{error}; --no-verify optimizes it unchecked") from error
         if not real:
-            log.warn(f"answers were not compared: {error}")
+            _warn(say, f"answers were not compared: {error}")
         random = []
     note = f"{len(random)} random and {len(real)} real feeds" if real else ""
     return _Data((*real, *random), calibration, budget, note)
 
 
-def _samples(model: ir.Model, recipe: Recipe, given: Given, log: _Log) -> Samples | None:
+def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples | None:
     spec = given.calib if given.calib is not None else recipe.calib
     if spec is None and not recipe.is_lossy:
         return None
     if spec is None:
         if given.ranges is None and recipe.ranges is None:
-            log.warn(
+            _warn(
+                say,
                 "no calibration data: ranges come from RANDOM samples, so accuracy on real data "
-                "is likely to be lost; pass --calib"
+                "is likely to be lost; pass --calib",
             )
         spec = "random"
     return open_samples(
@@ -234,7 +225,7 @@ def _run_steps(
     given: Given,
     data: _Data,
     reference: Reference | None,
-    log: _Log,
+    say: Say,
     progress: Progress | None,
 ) -> tuple[ir.Model, list[StepReport], Evidence | None]:
     current, evidence = model, None
@@ -244,7 +235,7 @@ def _run_steps(
             against = reference
             if reference is not None and evidence is not None:
                 against = make_reference(current, data.feeds)
-            current, found = run_lossless(current, stretch, against, log.say)
+            current, found = run_lossless(current, stretch, against, say)
             reports += found
             continue
         accepted: list[Evidence] = []
@@ -261,7 +252,7 @@ def _run_steps(
         if report.status == "applied" and accepted:
             evidence = accepted[-1]
         if report.status == "rolled-back":
-            log.warn(f"{report.name} is not in the result: {report.reason}")
+            _warn(say, f"{report.name} is not in the result: {report.reason}")
     return current, reports, evidence
 
 

@@ -17,9 +17,9 @@ def constant_operand(node: ir.Node, source: ir.Value, *, ordered: bool = False) 
     if "axis" in node.attributes:
         return None
     first, second = node.inputs[0], node.inputs[1]
-    if first is source and second is not source:
+    if first is source:
         return array(second)
-    if second is source and first is not source and not ordered:
+    if second is source and not ordered:
         return array(first)
     return None
 

@@ -46,7 +46,7 @@ def columns_of(gemm: ir.Node) -> int | None:
 
 def is_row(data: Array, columns: int) -> bool:
     """Say whether an array broadcasts to [M, N] for every M, and is no larger than a row."""
-    if data.ndim > 2 or (data.ndim == 2 and data.shape[0] != 1):
+    if data.ndim > 2:
         return False
     return data.size == 1 or (data.ndim > 0 and data.shape[-1] == columns == data.size)
 

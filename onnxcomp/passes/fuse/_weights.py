@@ -118,8 +118,8 @@ def replace_conv(
     """Replace nodes, the last of which makes the result, by `conv` over `source` with a new bias.
 
     The weight is new too if one is given. New constants have the type of the old weight and names
-    made from the result's; a bias of zeros that was not there is not added. Returns False, with the
-    reason left, when a number does not fit the type.
+    made from the result's; a bias of zeros is not added. Returns False, with the reason left, when
+    a number does not fit the type.
     """
     kind = tensor(conv.inputs[1])
     assert kind is not None
@@ -131,7 +131,7 @@ def replace_conv(
     inputs = [source, conv.inputs[1]]
     if weight is not None:
         inputs[1] = add_constant(graph, parts[1], f"{name}.weight")
-    if parts[0].any() or len(conv.inputs) > 2:
+    if parts[0].any():
         inputs.append(add_constant(graph, parts[0], f"{name}.bias"))
     replace(old, node_like(conv, inputs))
     return True
