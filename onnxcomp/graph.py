@@ -58,8 +58,14 @@ def opset_version(model: ir.Model) -> int:
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Say whether a node is one of these operators of the standard domain."""
-    return node is not None and node.op_type in op_types and node.domain in STANDARD_DOMAINS
+    """Say whether a node is one of these operators of the standard domain.
+
+    A node with an attribute that is an argument of the function around it is none: what it does is
+    not known here.
+    """
+    if node is None or node.op_type not in op_types or node.domain not in STANDARD_DOMAINS:
+        return False
+    return not has_references(node)
 
 
 def label(node: ir.Node) -> str:

@@ -12,10 +12,11 @@ import pytest
 from case_pages import parse, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.errors import ModelError, UsageError
+from onnxcomp.model_io import external_tensors
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Step
-from onnxcomp.registry import apply, find_pass
-from onnxcomp.verify import interface_problems, make_reference
+from onnxcomp.registry import Effect, apply, find_pass
+from onnxcomp.verify import interface_problems, lossless_problems, make_reference
 
 NET = "g (float[N,4] x) => (float[N,4] y) { a = Identity (x)   b = Relu (a)   y = Neg (b) }"
 COPY = "import sys, onnx; model = onnx.load(sys.argv[1]); {edit}; onnx.save(model, sys.argv[2])"
@@ -34,6 +35,8 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("child", "reason"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\)"),
+        ("import os; os.kill(os.getpid(), 40)", r"crashed \(signal 40\)"),
+        ("import os; os._exit(3)", "failed: exit code 3, no message"),
         ("raise RuntimeError('no such operator')", "failed: RuntimeError: no such operator"),
         ("import time; time.sleep(60)", "took more than 1 s"),
         (
@@ -98,11 +101,15 @@ def test_what_the_model_declares_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD", COPY.format(edit=edit))
     model = parse(NET, 17)
     model.metadata_props["author"] = "someone"
+    model.graph.metadata_props["layer"] = "all"
+    model.graph.inputs[0].metadata_props["unit"] = "m"
     before = model.clone()
     assert apply(found, model).sites == 1
     assert [node.op_type for node in model.graph] == ["Relu", "Neg"]
     assert not interface_problems(before, model)
     assert model.metadata_props == {"author": "someone"}
+    assert model.graph.metadata_props == {"layer": "all"}
+    assert model.graph.inputs[0].metadata_props == {"unit": "m"}
     assert model.ir_version == before.ir_version
 
 
@@ -132,3 +139,21 @@ def test_a_result_that_onnxsim_itself_refuses_is_not_taken(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ModelError, match="its own check refuses the result"):
         apply(found, parse(NET, 17))
+
+
+def test_the_real_one_leaves_a_model_that_needs_no_file() -> None:
+    pytest.importorskip("onnxsim")
+    text = (
+        "g (float[N,3,8,8] x) => (float[N,4,8,8] y) "
+        "<float[4,3,3,3] w, float[4] s, float[4] b, float[4] m, float[4] var> "
+        "{ a = Identity (x)   c = Conv <pads = [1,1,1,1]> (a, w)"
+        "   d = BatchNormalization (c, s, b, m, var)   y = Relu (d) }"
+    )
+    model = parse(text, 17)
+    before, feeds = model.clone(), runnable_feeds(model, 1)
+    assert apply(found, model).sites == 2
+    assert [node.op_type for node in model.graph] == ["Conv", "Relu"]
+    assert not list(external_tensors(model))
+    assert not model.metadata_props
+    assert not lossless_problems(make_reference(before, feeds), model, Effect.CLOSE)
+    assert apply(found, model).sites == 0

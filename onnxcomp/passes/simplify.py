@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 import onnx_ir as ir
@@ -57,7 +58,7 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
     small, large = _constant_bytes(model), _constant_bytes(simplified)
     if large > small * (1 + GROWTH) + NODE_BYTES * (before - after):
         raise ModelError(f"onnxsim folds too much: {large} bytes of constants instead of {small}")
-    _keep_declared_shapes(model, simplified)
+    _keep_declarations(model, simplified)
     model.graph = simplified.graph
     model.functions.clear()
     model.functions.update(simplified.functions)
@@ -83,24 +84,42 @@ def _run_child(command: list[str], folder: str, timeout: int) -> None:
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"onnxsim took more than {timeout} s") from error
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise ModelError(f"onnxsim crashed ({name})")
+        raise ModelError(f"onnxsim crashed ({_signal_name(-done.returncode)})")
     if done.returncode > 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ModelError(f"onnxsim failed: {lines[-1][:200] if lines else 'no message'}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1][:200] if lines else f"exit code {done.returncode}, no message"
+        raise ModelError(f"onnxsim failed: {reason}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _interface(model: ir.Model) -> tuple[object, ...]:
-    values = [
-        (value.name, str(value.type)) for value in (*model.graph.inputs, *model.graph.outputs)
-    ]
-    return (*values, tuple(sorted(model.opset_imports.items())))
+    inputs, outputs = (
+        [(value.name, str(value.type)) for value in values]
+        for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return inputs, outputs, dict(model.opset_imports)
 
 
-def _keep_declared_shapes(model: ir.Model, simplified: ir.Model) -> None:
-    """Give inputs and outputs the dims that the model declares, which onnxsim may rename."""
-    for kind in ("inputs", "outputs"):
-        for old, new in zip(
-            getattr(model.graph, kind), getattr(simplified.graph, kind), strict=True
-        ):
-            new.shape = old.shape
+def _keep_declarations(model: ir.Model, simplified: ir.Model) -> None:
+    """Restore dims of inputs and outputs, which onnxsim may rename, and metadata, which it drops.
+
+    What the nodes themselves carry is lost: the new ones cannot be told apart from the old.
+    """
+    _keep_metadata(model.graph, simplified.graph)
+    for old, new in chain(
+        zip(model.graph.inputs, simplified.graph.inputs, strict=True),
+        zip(model.graph.outputs, simplified.graph.outputs, strict=True),
+    ):
+        new.shape = old.shape
+        _keep_metadata(old, new)
+
+
+def _keep_metadata(old: ir.Graph | ir.Value, new: ir.Graph | ir.Value) -> None:
+    new.metadata_props.clear()
+    new.metadata_props.update(old.metadata_props)
