@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcomp.errors import OnnxcompError
+from onnxcomp.targets import NAMES
 
 if TYPE_CHECKING:
     from onnxcomp.run import Progress
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 THREADS = click.option("--threads", type=int, help="Threads of ONNX Runtime; 0 means all cores.")
-TARGETS = ("auto", "x86", "x86-vnni", "arm64", "portable")
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +102,7 @@ def main() -> None:
 @click.option("--max-drop", type=float, metavar="X", help="Largest accepted fall of the metric.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Least accepted SQNR in dB.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the original.")
-@click.option("--target", type=click.Choice(TARGETS), help="The machine the model is for (auto).")
+@click.option("--target", type=click.Choice(NAMES), help="The machine the model is for (auto).")
 @THREADS
 @JSON
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import all_graphs, all_nodes
-from onnxcomp.runtime import first_line, inline_bytes, lean_copy, weight_bytes
+from onnxcomp.runtime import constant_bytes, first_line, inline_bytes, lean_copy, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -123,22 +123,15 @@ def _check_location(location: str, path: Path) -> None:
 
 
 def model_bytes(model: ir.Model) -> int:
-    """Return the size of a model as one file (or with its weights beside it), to the byte order.
+    """Return the size of a model as one file; of a large one nearly.
 
     Weights are counted, not read: a 2.5 GB model costs nothing.
     """
-    weights = weight_bytes(model)
-    if weights < EXTERNAL_FROM // 8:
+    if weight_bytes(model) < EXTERNAL_FROM // 8:
         return len(inline_bytes(model))
-    constants = sum(
-        attr.as_tensor().nbytes
-        for node in all_nodes(model)
-        for attr in node.attributes.values()
-        if attr.type == ir.AttributeType.TENSOR and not attr.is_ref()
-    )
     names = sum(len(graph.initializers) for graph in all_graphs(model))
     nodes = sum(1 for _ in all_nodes(model))
-    return weights + constants + 64 * (names + nodes)
+    return constant_bytes(model) + 64 * (names + nodes)
 
 
 def default_output(path: str | os.PathLike[str]) -> Path:

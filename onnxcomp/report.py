@@ -96,7 +96,6 @@ class Report:
     steps: tuple[StepReport, ...]
     parity: Parity | None
     parity_problems: tuple[str, ...] = ()
-    parity_note: str = ""
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None

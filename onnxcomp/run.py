@@ -93,7 +93,6 @@ class _Data:
     feeds: tuple[Mapping[str, Array], ...]
     calibration: Samples | None
     budget: Budget | None
-    note: str = ""
 
 
 def run_recipe(
@@ -121,7 +120,6 @@ def run_recipe(
         steps=tuple(steps),
         parity=evidence.parity if evidence else plain,
         parity_problems=_broken_promise(reference, plain),
-        parity_note=data.note,
         metric=evidence.metric if evidence else None,
         latency=evidence.latency if evidence else None,
         int8=_int8(current, steps, shapes) if recipe.is_lossy else None,
@@ -176,8 +174,7 @@ def _open_data(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> _Data
         if not real:
             _warn(say, f"answers were not compared: {error}")
         random = []
-    note = f"{len(random)} random and {len(real)} real feeds" if real else ""
-    return _Data((*real, *random), calibration, budget, note)
+    return _Data((*real, *random), calibration, budget)
 
 
 def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples | None:

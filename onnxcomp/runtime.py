@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import Array, all_graphs
+from onnxcomp.graph import Array, all_graphs, all_nodes
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -146,6 +146,16 @@ def weight_bytes(model: ir.Model) -> int:
         for graph in all_graphs(model)
         for value in graph.initializers.values()
         if value.const_value is not None
+    )
+
+
+def constant_bytes(model: ir.Model) -> int:
+    """Return the bytes of all constants: weights, and tensors that nodes carry."""
+    return weight_bytes(model) + sum(
+        attr.as_tensor().nbytes
+        for node in all_nodes(model)
+        for attr in node.attributes.values()
+        if attr.type == ir.AttributeType.TENSOR and not attr.is_ref()
     )
 
 

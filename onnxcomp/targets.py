@@ -19,16 +19,15 @@ class Target:
 
     name: str
     weight_max: int
-    description: str
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86-vnni", 127, "x86 with AVX-VNNI or AVX512-VNNI: u8 activations, s8 weights"),
-        Target("x86", 64, "x86 without VNNI: u8 activations, 7-bit weights against saturation"),
-        Target("arm64", 127, "64-bit Arm: u8 activations, s8 weights"),
-        Target("portable", 64, "any CPU: the 7-bit form, right everywhere"),
+        Target("x86-vnni", 127),  # x86 with AVX-VNNI or AVX512-VNNI: u8 activations, s8 weights
+        Target("x86", 64),  # x86 without VNNI: u8 activations, 7-bit weights against saturation
+        Target("arm64", 127),  # 64-bit Arm: u8 activations, s8 weights
+        Target("portable", 64),  # any CPU: the 7-bit form, right everywhere
     )
 }
 NAMES = ("auto", *TARGETS)

@@ -66,7 +66,15 @@ def test_options_are_checked_by_name_and_type() -> None:
         apply(find_pass("fold-constants"), model, {"max_growth": "much"})
 
 
-def test_leaves_carry_the_reason() -> None:
-    model = parse(NET.replace("y)\n", "y, float[1,4,6,6] c)\n"), 17)
+def test_leaves_carry_the_node_and_the_reason() -> None:
+    model = parse(
+        NET.replace("x)", "x, float[4,3,3,3] w)").replace(
+            "float[4,3,3,3] w, float[4] g", "float[4] g"
+        ),
+        17,
+    )
     outcome = apply(find_pass("fuse-bn-into-conv"), model)
     assert outcome.sites == 0
+    [left] = outcome.left
+    assert left.node == "BatchNormalization -> y"
+    assert left.reason == "a weight of the convolution is not constant"

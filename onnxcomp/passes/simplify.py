@@ -13,10 +13,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError, UsageError
-from onnxcomp.graph import all_nodes, count_nodes
+from onnxcomp.graph import count_nodes
 from onnxcomp.model_io import EXTERNAL_FROM
 from onnxcomp.registry import Effect, register
-from onnxcomp.runtime import inline_bytes, weight_bytes
+from onnxcomp.runtime import constant_bytes, inline_bytes, weight_bytes
 
 CHILD = """
 import sys, onnx, onnxsim
@@ -55,7 +55,7 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
         return 0
     if _interface(simplified) != _interface(model):
         raise ModelError("onnxsim changed the inputs, the outputs or the opset")
-    small, large = _constant_bytes(model), _constant_bytes(simplified)
+    small, large = constant_bytes(model), constant_bytes(simplified)
     if large > small * (1 + GROWTH) + NODE_BYTES * (before - after):
         raise ModelError(f"onnxsim folds too much: {large} bytes of constants instead of {small}")
     _keep_declarations(model, simplified)
@@ -63,16 +63,6 @@ def simplify(model: ir.Model, *, timeout: int = 120) -> int:
     model.functions.clear()
     model.functions.update(simplified.functions)
     return before - after
-
-
-def _constant_bytes(model: ir.Model) -> int:
-    """Return the bytes of all constants, weights as well as Constant nodes."""
-    return weight_bytes(model) + sum(
-        attr.as_tensor().nbytes
-        for node in all_nodes(model)
-        for attr in node.attributes.values()
-        if attr.type == ir.AttributeType.TENSOR and not attr.is_ref()
-    )
 
 
 def _run_child(command: list[str], folder: str, timeout: int) -> None:
