@@ -42,6 +42,18 @@ def add_tensor(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return node.outputs[0]
 
 
+def move_initializers(source: ir.Graph, target: ir.Graph) -> None:
+    """Move the initializers of one graph to another, renamed where the name is taken."""
+    for name in list(source.initializers):
+        value = source.initializers.pop(name)
+        stem, count = name, 1
+        while value.name in target.initializers:
+            value.name, count = f"{stem}_{count}", count + 1
+        moved = add_tensor(target, value)
+        if moved is not value:
+            value.replace_all_uses_with(moved)
+
+
 def mark_function_bodies(model: ir.Model) -> None:
     """Note which graphs are function bodies: they cannot hold initializers."""
     for function in model.functions.values():

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
 
 from onnxcomp.graph import all_graphs
+from onnxcomp.symbolic.propagate import propagate
 
 # Shape arithmetic needs the values of small constants; larger ones are hidden from the inference
 # by listing them as inputs, so that no weight is read and no message reaches 2 GiB.
 SMALL = 1024
 
 
-def infer_shapes(model: ir.Model) -> bool:
-    """Fill in types and shapes of inner values; return whether anything was learnt.
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in types and shapes of inner values.
 
-    Runs onnx's own inference with data propagation. A declared dim stays; an undeclared one is
-    set where the inference knows a number or a name of the model's own.
+    onnx's own inference first, with data propagation; then polynomials over the inputs' dims for
+    what it does not know, as names: equal names are equal dims. A declared number stays. A declared
+    name of an inner value gives way, since exporters label them wrongly; `keep_declared` puts it
+    back.
     """
     proto = skeleton(model)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception:  # the inference refuses some valid models; then nothing is learnt
-        return False
-    own_names = {
-        dim.value
-        for value in model.graph.inputs
-        for dim in value.shape or ()
-        if isinstance(dim, ir.SymbolicDim)
-    }
-    return _learn(model.graph, inferred.graph, own_names)
+    with contextlib.suppress(Exception):  # it refuses some valid models; then it teaches nothing
+        _learn(model.graph, onnx.shape_inference.infer_shapes(proto, data_prop=True).graph)
+    name_dims(model)
+
+
+def name_dims(model: ir.Model) -> None:
+    """Give every dim of an inner value the number or the name that `propagate` finds."""
+    for value, dims in propagate(model).shapes.items():
+        if value.producer() is None or value.is_graph_output():
+            continue
+        found = ir.Shape([dim if isinstance(dim, int) else dim.text for dim in dims])
+        if found != value.shape:
+            value.shape = found
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
@@ -49,64 +55,59 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(copy)
 
 
-def _learn(graph: ir.Graph, proto: onnx.GraphProto, own_names: set[str | None]) -> bool:
+def _learn(graph: ir.Graph, proto: onnx.GraphProto) -> None:
     infos = {info.name: info for info in proto.value_info}
-    learnt = False
     for node, node_proto in zip(graph, proto.node, strict=True):
         for output in node.outputs:
             if output.name in infos and not output.is_graph_output():
-                learnt |= _merge(output, infos[output.name], own_names)
+                _merge(output, infos[output.name])
         inner = {attr.name: attr.g for attr in node_proto.attribute if attr.HasField("g")}
         for attr in node.attributes.values():
             if attr.type == ir.AttributeType.GRAPH and attr.name in inner:
-                learnt |= _learn(attr.as_graph(), inner[attr.name], own_names)
-    return learnt
+                _learn(attr.as_graph(), inner[attr.name])
 
 
-def _merge(value: ir.Value, info: onnx.ValueInfoProto, own_names: set[str | None]) -> bool:
+def _merge(value: ir.Value, info: onnx.ValueInfoProto) -> None:
     if not info.type.HasField("tensor_type"):
-        return False
+        return
     kind = info.type.tensor_type
-    learnt = False
     if value.type is None and kind.elem_type:
-        value.type, learnt = ir.TensorType(ir.DataType(kind.elem_type)), True
+        value.type = ir.TensorType(ir.DataType(kind.elem_type))
     if not kind.HasField("shape"):
-        return learnt
-    dims = [_dim(dim, own_names) for dim in kind.shape.dim]
+        return
+    numbers = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
     if value.shape is None:
-        value.shape = ir.Shape(dims)
-        return True
-    if len(value.shape) != len(dims):
-        return learnt
-    merged = [
-        old if isinstance(old, int) or (old.value and new is None) else new
-        for old, new in zip(value.shape, dims, strict=True)
-    ]
-    if merged == [dim if isinstance(dim, int) else dim.value for dim in value.shape]:
-        return learnt
-    shape = ir.Shape(merged)
-    changed = shape != value.shape
-    value.shape = shape
-    return learnt or changed
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension, own_names: set[str | None]) -> int | str | None:
-    """Return a number, a name that an input declares, or None for a name that onnx invented."""
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    name = dim.dim_param
-    return name if name in own_names and name != "?" else None
+        value.shape = ir.Shape(numbers)
+    elif len(value.shape) == len(numbers):
+        pairs = zip(value.shape, numbers, strict=True)
+        value.shape = ir.Shape(
+            [
+                new if isinstance(new, int) and not isinstance(old, int) else old
+                for old, new in pairs
+            ]
+        )
 
 
 def keep_declared(model: ir.Model, original: ir.Model) -> None:
-    """Forget the shapes and types of inner values that the original did not declare.
+    """Forget what inference taught about inner values, but for numbers in declared shapes.
 
-    Readers infer them again, and a file that grew by them would be a surprise.
+    Readers infer it again, and a file that grew by it would be a surprise.
     """
-    declared = {output.name for output in _inner_values(original) if output.type is not None}
+    declared = {output.name: output for output in _inner_values(original)}
     for output in _inner_values(model):
-        if output.name not in declared:
+        before = declared.get(output.name)
+        if before is None or before.type is None:
             output.shape, output.type = None, None
+        elif output.shape is not None:
+            output.shape = _declared_again(output.shape, before.shape)
+
+
+def _declared_again(shape: ir.Shape, before: ir.Shape | None) -> ir.Shape | None:
+    if before is None or len(before) != len(shape):
+        return before
+    return ir.Shape(
+        [dim if isinstance(dim, int) else old for dim, old in zip(shape, before, strict=True)]
+    )
 
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:

@@ -22,7 +22,6 @@ from onnxcomp.graph import (
 )
 from onnxcomp.passes.fold._batch import RUNNABLE, evaluate, infer, make_batch
 from onnxcomp.passes.fold._growth import frontier, growing_nodes
-from onnxcomp.passes.fold._shapes import known_shape_result
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.runtime import weight_bytes
 
@@ -33,6 +32,8 @@ UNCOUNTED = 1024
 # A fold may also add this part of the weights' bytes. What one run refuses the next one must
 # refuse too, so the allowance is one of each fold, by the model as it is, and not a sum to spend.
 GROWTH_PER_WEIGHT = 1 / 2000
+# `fold_shape_arithmetic` answers these without reading a weight.
+SHAPE_OPS = frozenset({"Shape", "Size"})
 # Operators whose result may be far larger than their inputs, by the numbers in these.
 EXPANDING = frozenset(
     {"ConstantOfShape", "Tile", "Expand", "Range", "Pad", "OneHot", "Resize", "Upsample"}
@@ -46,8 +47,7 @@ def fold_constants(model: ir.Model, *, max_growth: int = 128) -> int:
     """Compute now what does not depend on the inputs.
 
     Nodes whose inputs are all constant, in the main graph and its subgraphs, are evaluated by ONNX
-    Runtime, all of a round in one session, and their results stored. So is the shape of a value
-    whose dims are known, or the part of it that is taken. Chains fold at once.
+    Runtime, all of a round in one session, and their results stored. Chains fold at once.
 
     A fold may make the model larger by `max_growth` bytes, about what the removed nodes took, and
     1/2000 of its weights: results that are still read less constants that nothing reads any more.
@@ -60,8 +60,6 @@ def fold_constants(model: ir.Model, *, max_growth: int = 128) -> int:
     folded = 0
     state = _State()
     while True:
-        shapes = _fold_shapes(model)
-        folded += shapes
         allowed = max_growth + int(weight_bytes(model) * GROWTH_PER_WEIGHT)
         plan = _plan(model, state, allowed)
         results = _evaluate(model, plan, state)
@@ -72,7 +70,7 @@ def fold_constants(model: ir.Model, *, max_growth: int = 128) -> int:
         for node in reversed(plan.nodes):
             remove(node)
         folded += len(plan.nodes)
-        if not plan.nodes and not shapes:
+        if not plan.nodes:
             for node, reason in plan.left.items():
                 leave(node, reason)
             return folded
@@ -105,21 +103,6 @@ class _Plan:
             else:
                 kept.append(node)
         self.nodes = kept
-
-
-def _fold_shapes(model: ir.Model) -> int:
-    folded = 0
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for node in graph:
-            if node.op_type not in ("Shape", "Size", "Gather", "Slice"):
-                continue
-            result = known_shape_result(node)
-            if result is None or node.outputs[0].is_graph_output():
-                continue
-            _store(node.outputs[0], result)
-            remove(node)
-            folded += 1
-    return folded
 
 
 def _plan(model: ir.Model, state: _State, allowed: int) -> _Plan:
@@ -161,7 +144,7 @@ def _constant_nodes(
 def _is_foldable(node: ir.Node) -> bool:
     if node.domain not in STANDARD_DOMAINS or not any(value is not None for value in node.inputs):
         return False
-    if node.op_type in QUANTIZATION_OPS | CONTROL_FLOW_OPS or is_random(node):
+    if node.op_type in QUANTIZATION_OPS | CONTROL_FLOW_OPS | SHAPE_OPS or is_random(node):
         return False
     if has_subgraph(node) or has_references(node):
         return False

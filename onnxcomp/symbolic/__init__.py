@@ -1,0 +1,1 @@
+"""What is known of shapes, and of the integers computed from them, for every input size."""
