@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxcomp.deferred import defer_sympy
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -53,6 +55,7 @@ _HOMES = {
     "onnxcomp.report": ("Report",),
     "onnxcomp.run": ("Result",),
 }
+defer_sympy()
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:

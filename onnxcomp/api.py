@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -12,21 +13,37 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Score
+from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.collect import collect_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
-from onnxcomp.calibration.synthetic import runnable_feeds
-from onnxcomp.cost import ModelCost, NodeCost, measure, node_costs, one_sample
+from onnxcomp.calibration.synthetic import random_feeds, runnable_feeds
+from onnxcomp.cost import ModelCost, concrete_shapes, one_sample, total_cost
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array, opset_version
+from onnxcomp.inputs import Given
+from onnxcomp.interface import fix_shapes
 from onnxcomp.latency import measure_in_turns
-from onnxcomp.model_io import load_model, model_bytes
+from onnxcomp.layers import Layer, list_layers
+from onnxcomp.lint.finding import Finding
+from onnxcomp.lint.rules import lint
+from onnxcomp.model_io import AS_READ, AsRead, external_tensors, load_model, model_bytes
 from onnxcomp.parity import Parity
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Recipe, check_recipe, load_recipe, with_passes, with_step_option
+from onnxcomp.recipe import (
+    Recipe,
+    check_recipe,
+    load_recipe,
+    make_outputs,
+    make_shapes,
+    with_passes,
+    with_step_option,
+)
 from onnxcomp.report import Latency
-from onnxcomp.run import Given, Progress, Result, Say, run_recipe
+from onnxcomp.run import Progress, Result, Say, run_recipe
 from onnxcomp.runtime import InputSpec, Session, input_specs, value_spec
+from onnxcomp.stages import stage
+from onnxcomp.targets import find_target
 from onnxcomp.verify import compare_sessions
 
 if TYPE_CHECKING:
@@ -44,6 +61,8 @@ def make_recipe(
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    outputs: Sequence[str] = (),
     **settings: object,
 ) -> Recipe:
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
@@ -62,6 +81,10 @@ def make_recipe(
     found = with_passes(found, select, skip)
     if exclude:
         found = with_step_option(found, "quantize-static", "exclude", ",".join(exclude))
+    if shapes:
+        found = replace(found, shapes={**found.shapes, **make_shapes(shapes)})
+    if outputs:
+        found = replace(found, outputs=make_outputs(outputs))
     found = replace(found, **{key: item for key, item in settings.items() if item is not None})  # type: ignore[arg-type]
     check_recipe(found)
     return found
@@ -75,6 +98,9 @@ def optimize(
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    outputs: Sequence[str] = (),
+    opset: int | None = None,
     calib: object = None,
     ranges: str | os.PathLike[str] | Ranges | None = None,
     samples: int | None = None,
@@ -92,7 +118,10 @@ def optimize(
 
     `model` is a path, an `onnx.ModelProto` or an `onnx_ir.Model`, and is never changed. `calib`
     and `eval` take what their options take, or the object itself: samples in any form of
-    `open_samples`, a function `score(predict) -> float`. Raises `OnnxcompError`.
+    `open_samples`, a function `score(predict) -> float`.
+
+    The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
+    open), `outputs` keeps only these, `opset` converts the operator set. Raises `OnnxcompError`.
     """
     found = make_recipe(
         recipe,
@@ -100,6 +129,9 @@ def optimize(
         select=select,
         skip=skip,
         exclude=exclude,
+        shapes=shapes,
+        outputs=outputs,
+        opset=opset,
         calib=os.fspath(calib) if isinstance(calib, (str, os.PathLike)) else None,
         ranges=None if ranges is None or isinstance(ranges, Ranges) else os.fspath(ranges),
         samples=samples,
@@ -144,6 +176,7 @@ def calibrate(
     if opened.synthetic:
         say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
+    stage("calibrating")
     return collect_ranges(prepared, opened, threads=threads, progress=progress)
 
 
@@ -184,7 +217,9 @@ def compare(
     Outputs are paired by position when their names differ. Without `calib`, seeded random feeds
     are used. `min_sqnr` (dB, worst output) makes nearness a requirement; `bench` adds latency.
     """
+    stage("loading")
     before, after = load_model(first), load_model(second)
+    stage("comparing")
     feeds: Samples | Sequence[Mapping[str, Array]]
     if calib is None:
         feeds = runnable_feeds(before, samples or 4, seed)
@@ -197,6 +232,7 @@ def compare(
         problems.append(f"SQNR {parity.sqnr_db:.1f} dB is below {min_sqnr:g} dB")
     latency = None
     if bench:
+        stage("timing")
         sessions = [Session(item, optimize=True, threads=threads) for item in (before, after)]
         latency = measure_in_turns(sessions[0], sessions[1], list(itertools.islice(feeds, 4)))
     return Comparison(parity, (model_bytes(before), model_bytes(after)), latency, tuple(problems))
@@ -229,12 +265,12 @@ class Summary:
     ir_version: int
     producer: str
     cost: ModelCost
-    nodes: tuple[NodeCost, ...]
-    lint: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    lint: tuple[Finding, ...]
     metadata: Mapping[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON data."""
+    def to_dict(self, *, layers: bool = True) -> dict[str, Any]:
+        """Return the summary as JSON data, with or without the list of layers."""
         return {
             "schema": 1,
             "path": self.path,
@@ -249,7 +285,8 @@ class Summary:
             "macs": self.cost.macs,
             "macs_at": {name: list(shape) for name, shape in self.counted_at.items()},
             "ops": dict(self.cost.ops),
-            "lint": list(self.lint),
+            **({"layers": [layer.to_dict() for layer in self.layers]} if layers else {}),
+            "lint": [finding.to_dict() for finding in self.lint],
             "metadata": dict(self.metadata),
         }
 
@@ -262,39 +299,60 @@ def _spec_dict(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def inspect(model: ModelSource) -> Summary:
-    """Return what a model is: inputs, outputs, operators, parameters, MACs, bytes and lint.
+def inspect(
+    model: ModelSource,
+    *,
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    target: str = "auto",
+) -> Summary:
+    """Return what a model is: inputs, outputs, operators, layers, MACs, bytes and findings.
 
-    MACs are counted at the declared shapes; open dims get the first size at which the model runs.
+    MACs are counted at the declared shapes, or those of `shapes`; open dims get the first size at
+    which the model runs. Findings about speed are for `target`.
     """
-    from onnxcomp.lint import lint
-
-    loaded = load_model(model)
-    try:
-        feeds = runnable_feeds(loaded, 1)[0]
-    except ModelError:
-        feeds = None
+    machine = find_target(target)
     path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-    size = None if path is None else Path(path).stat().st_size
-    external = any(isinstance(v.const_value, ir.ExternalTensor) for v in _initializers(loaded))
+    stage("loading")
+    loaded = load_model(model)
+    stage("counting")
+    subject = fix_shapes(loaded, make_shapes(shapes)) if shapes else loaded
+    feeds = _any_feeds(subject, None if shapes else path)
+    concrete = concrete_shapes(subject, feeds)
+    layers = list_layers(subject, concrete)
+    external = any(True for _ in external_tensors(loaded))
+    size = None if path is None or external else Path(path).stat().st_size
+    read = loaded.meta.get(AS_READ)
     return Summary(
         path=path,
-        inputs=tuple(input_specs(loaded)),
-        outputs=tuple(value_spec(value) for value in loaded.graph.outputs),
-        counted_at={} if feeds is None else _shapes(one_sample(loaded, feeds)),
+        inputs=tuple(input_specs(subject)),
+        outputs=tuple(value_spec(value) for value in subject.graph.outputs),
+        counted_at={} if feeds is None else _shapes(one_sample(subject, feeds)),
         opset=opset_version(loaded),
-        ir_version=loaded.ir_version or 0,
+        ir_version=read.ir_version if isinstance(read, AsRead) else loaded.ir_version or 0,
         producer=" ".join(filter(None, [loaded.producer_name, loaded.producer_version])),
-        cost=measure(loaded, feeds, size=None if external else size),
-        nodes=tuple(node_costs(loaded, feeds)),
-        lint=tuple(lint(loaded)),
+        cost=total_cost(loaded, sum(layer.macs for layer in layers), size),
+        layers=layers,
+        lint=lint(subject, concrete, layers, machine),
         metadata=dict(loaded.metadata_props),
     )
 
 
+def _any_feeds(model: ir.Model, file: str | None) -> Mapping[str, Array] | None:
+    """Return feeds for their shapes; a model without open dims need not run for it.
+
+    `file` holds the very model, where there is one: then ONNX Runtime reads it itself.
+    """
+    if all(is_fixed(dim) for spec in input_specs(model) for dim in spec.shape or (None,)):
+        return next(random_feeds(model, 1))
+    session = None
+    if file is not None:
+        with contextlib.suppress(ModelError):  # such as weights behind symbolic links
+            session = Session(file)
+    try:
+        return runnable_feeds(model, 1, session=session)[0]
+    except ModelError:
+        return None
+
+
 def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: data.shape for name, data in feeds.items()}
-
-
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    return list(model.graph.initializers.values())

@@ -16,10 +16,18 @@ from onnxcomp.errors import OnnxcompError
 from onnxcomp.targets import NAMES
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxcomp.report import Report
     from onnxcomp.run import Progress
 
+# The lines of a diff that a terminal gets; a pipe or a file gets all.
+DIFF_LINES = 200
+
+SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
 THREADS = click.option("--threads", type=int, help="Threads of ONNX Runtime; 0 means all cores.")
 
 
@@ -46,8 +54,8 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("interrupted; nothing was written", err=True)
         sys.exit(130)
-    except (click.ClickException, click.exceptions.Exit, SystemExit):
-        raise
+    except (click.ClickException, click.exceptions.Exit, SystemExit, BrokenPipeError):
+        raise  # click ends quietly when a pipe is closed, as by `| head`
     except MemoryError:
         click.echo("error: out of memory; nothing was written", err=True)
         sys.exit(2)
@@ -96,6 +104,9 @@ def main() -> None:
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")
+@click.option("--shape", multiple=True, metavar="NAME:DIMS", help=SHAPE)
+@click.option("--outputs", multiple=True, metavar="NAMES", help="Keep only these: NAME,NAME.")
+@click.option("--opset", type=int, metavar="N", help="Convert to this operator set first.")
 @data_options
 @click.option("--ranges", type=click.Path(), metavar="FILE", help="Ranges that calibrate wrote.")
 @click.option("--eval", "eval_", metavar="FILE.py:FUNC", help="Metric: func(predict) -> float.")
@@ -106,8 +117,9 @@ def main() -> None:
 @THREADS
 @JSON
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--diff", is_flag=True, help="Print what changed in the graph, node by node.")
 @click.option("--print-recipe", is_flag=True, help="Print the effective recipe and stop.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the --diff.")
 @click.option("-v", "--verbose", is_flag=True, help="List every place left alone, with the reason.")
 def optimize(
     model: Path,
@@ -115,11 +127,14 @@ def optimize(
     *,
     as_json: bool,
     dry_run: bool,
+    diff: bool,
     print_recipe: bool,
     quiet: bool,
     verbose: bool,
     eval_: str | None,
     no_verify: bool,
+    shape: tuple[str, ...],
+    outputs: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Run a recipe on MODEL, verify the result, write it, report."""
@@ -128,10 +143,16 @@ def optimize(
     from onnxcomp import api
     from onnxcomp.errors import ContractError
     from onnxcomp.model_io import check_writable, default_output
+    from onnxcomp.recipe import parse_shapes
     from onnxcomp.run import run_recipe
 
     recipe = api.make_recipe(
-        options.pop("recipe"), eval=eval_, verify=False if no_verify else None, **options
+        options.pop("recipe"),
+        eval=eval_,
+        verify=False if no_verify else None,
+        shapes=parse_shapes(shape),
+        outputs=[name for names in outputs for name in names.split(",")],
+        **options,
     )
     if print_recipe:
         click.echo(recipe.to_toml(), nl=False)
@@ -139,28 +160,47 @@ def optimize(
     out = output or default_output(model)
     if not dry_run and model.exists():
         check_writable(out, model)
-    with progress("calibrating", quiet=quiet) as advance:
+    with progress(quiet=quiet) as advance:
         result = run_recipe(model, recipe, say=speaker(quiet=quiet), progress=advance)
     report = result.report
-    if not report.passed and recipe.verify:
-        _show(report, as_json=as_json, quiet=quiet, verbose=verbose)
-        raise ContractError(f"nothing written: {report.parity_problems[0]}")
-    if not dry_run:
+    passed = report.passed or not recipe.verify
+    if passed and not dry_run:
         written = result.save(out)
         after = replace(report.after.cost, bytes=written)
         report = replace(
             report, written=str(out), after=replace(report.after, path=str(out), cost=after)
         )
-    _show(report, as_json=as_json, quiet=quiet, verbose=verbose)
+    if diff:
+        _print_diff(model, result.model, report, as_json=as_json)
+    _show(report, as_json=as_json, quiet=quiet, verbose=verbose, brief=diff)
+    if not passed:
+        raise ContractError(f"nothing written: {report.parity_problems[0]}")
 
 
-def _show(report: Any, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+def _print_diff(before: Path, after: ir.Model, report: Report, *, as_json: bool) -> None:
+    """Print the diff to stdout, or to stderr where the JSON has stdout; cut on a terminal."""
+    from onnxcomp.diff import diff_lines
+    from onnxcomp.model_io import load_model
+
+    lines = list(diff_lines(load_model(before), after, report))
+    stream = sys.stderr if as_json else sys.stdout
+    shown = lines[:DIFF_LINES] if stream.isatty() else lines
+    for line in shown:
+        color = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1])
+        click.secho(line, err=as_json, fg=color)
+    if len(shown) < len(lines):
+        click.echo(f"... {len(lines) - len(shown)} more lines; pipe them to see all", err=as_json)
+
+
+def _show(
+    report: Report, *, as_json: bool, quiet: bool, verbose: bool, brief: bool = False
+) -> None:
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
         from onnxcomp.table import answer_console, print_report
 
-        print_report(report, answer_console(), verbose=verbose)
+        print_report(report, answer_console(), verbose=verbose, brief=brief)
 
 
 @cli.command()
@@ -184,7 +224,7 @@ def calibrate(
     from onnxcomp.model_io import check_writable, write_text
 
     check_writable(output, model)
-    with progress("calibrating", quiet=quiet) as advance:
+    with progress(quiet=quiet) as advance:
         ranges = api.calibrate(
             model,
             calib=calib,
@@ -219,9 +259,10 @@ def compare(
     """Compare the answers, size and latency of two models."""
     from onnxcomp import api
 
-    found = api.compare(
-        first, second, seed=seed or 0, threads=1 if threads is None else threads, **options
-    )
+    with progress(quiet=False):
+        found = api.compare(
+            first, second, seed=seed or 0, threads=1 if threads is None else threads, **options
+        )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
@@ -234,18 +275,40 @@ def compare(
 
 @cli.command()
 @MODEL
+@click.option("--layers", is_flag=True, help="List every layer with its cost, not only the ops.")
+@click.option("--sort", type=click.Choice(SORTS), help="Sort the layers; the largest first.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N layers.")
+@click.option("--shape", multiple=True, metavar="NAME:DIMS", help=SHAPE)
+@click.option("--target", type=click.Choice(NAMES), default="auto", help="The machine (auto).")
 @JSON
-def inspect(model: Path, *, as_json: bool) -> None:
-    """Show what MODEL is: inputs, operators, parameters, MACs, bytes, lint."""
-    from onnxcomp import api
+def inspect(
+    model: Path,
+    *,
+    layers: bool,
+    sort: str | None,
+    top: int | None,
+    shape: tuple[str, ...],
+    target: str,
+    as_json: bool,
+) -> None:
+    """Show what MODEL is and costs, and what stands in the way of a better one."""
+    from dataclasses import replace
 
-    found = api.inspect(model)
+    from onnxcomp import api
+    from onnxcomp.layers import sorted_layers
+    from onnxcomp.recipe import parse_shapes
+
+    with progress(quiet=False):
+        found = api.inspect(model, shapes=parse_shapes(shape), target=target)
+    listed = layers or sort is not None or top is not None
+    shown = replace(found, layers=sorted_layers(found.layers, sort or "order", top))
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        click.echo(json.dumps(shown.to_dict(layers=listed), indent=2))
         return
     from onnxcomp.table import answer_console, print_summary
 
-    print_summary(found, answer_console())
+    more = len(found.layers) - len(shown.layers)
+    print_summary(found, answer_console(), shown.layers if listed else None, more=more)
 
 
 @cli.command(name="passes")
@@ -285,16 +348,14 @@ def speaker(*, quiet: bool) -> Callable[[str], None]:
 
 
 @contextmanager
-def progress(title: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """Yield a function that shows how many samples are done, on a terminal's stderr only."""
+def progress(*, quiet: bool) -> Iterator[Progress | None]:
+    """Show what takes long, on a terminal's stderr only; yield what counts the samples done."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:.0f} samples"))
-    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, visible=False)
-        yield lambda done: bar.update(task, completed=done, visible=True)
+    from onnxcomp.display import Display
+
+    with Display(Console(stderr=True)) as display:
+        yield display.samples

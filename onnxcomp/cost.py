@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import Array, all_graphs, all_nodes, is_op, label, rank, static_shape, tensor
+from onnxcomp.graph import (
+    Array,
+    all_graphs,
+    all_nodes,
+    count_nodes,
+    is_op,
+    label,
+    static_shape,
+    tensor,
+)
 from onnxcomp.model_io import model_bytes
 from onnxcomp.runtime import Session
-from onnxcomp.shapes import infer_shapes
+from onnxcomp.symbolic.dims import Dim
+from onnxcomp.symbolic.propagate import propagate
 
 Dims = tuple[int, ...]
+# The shapes of values in one run.
+Shapes = Mapping["ir.Value", Dims]
+DimsOf = Callable[["ir.Value | None"], Dims]
+Count = Callable[[ir.Node, DimsOf], int]
 
 
 @dataclass(frozen=True)
@@ -49,25 +65,32 @@ def measure(
     the declared ones with 1 for every dim that is not fixed. Nodes whose shapes cannot be inferred
     count 0. `size` is the file's, where it is known.
     """
-    nodes = node_costs(model, feeds)
+    counted = any(node.op_type in _COUNTERS for node in all_nodes(model))
+    shapes = concrete_shapes(model, feeds) if counted else {}
+    return total_cost(model, sum(node_macs(node, shapes) or 0 for node in all_nodes(model)), size)
+
+
+def total_cost(model: ir.Model, macs: int, size: int | None = None) -> ModelCost:
+    """Return what a model costs whose MACs are known; `size` is the file's, where it is known."""
     return ModelCost(
-        nodes=sum(1 for _ in all_nodes(model)),
+        nodes=count_nodes(model),
         bytes=model_bytes(model) if size is None else size,
         params=parameters(model),
-        macs=sum(cost.macs for cost in nodes),
+        macs=macs,
         ops=dict(sorted(Counter(node.op_type for node in all_nodes(model)).items())),
     )
 
 
 def node_costs(model: ir.Model, feeds: Mapping[str, Array] | None = None) -> list[NodeCost]:
     """Return the cost of every node of the model, subgraphs included, in graph order."""
-    concrete = with_concrete_shapes(model, feeds)
+    shapes = concrete_shapes(model, feeds)
     costs = []
-    for node in all_nodes(concrete):
+    for node in all_nodes(model):
         weights = [found for value in node.inputs if (found := tensor(value)) is not None]
         params = sum(weight.size for weight in weights) if not is_op(node, "Constant") else 0
         size = sum(weight.nbytes for weight in weights) if not is_op(node, "Constant") else 0
-        costs.append(NodeCost(label(node), node.op_type, node_macs(node) or 0, params, size))
+        macs = node_macs(node, shapes) or 0
+        costs.append(NodeCost(label(node), node.op_type, macs, params, size))
     return costs
 
 
@@ -83,23 +106,30 @@ def parameters(model: ir.Model) -> int:
     return total + sum(found.size for found in constants if found is not None)
 
 
-def with_concrete_shapes(model: ir.Model, feeds: Mapping[str, Array] | None) -> ir.Model:
-    """Return a copy with inferred shapes whose inputs are those of `feeds`, or 1 in open dims."""
-    copy = model.clone()
-    feeds = one_sample(model, feeds) if feeds is not None else None
-    for value in copy.graph.inputs:
-        if feeds is not None and value.name is not None and value.name in feeds:
-            value.shape = ir.Shape(feeds[value.name].shape)
-        elif value.shape is not None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) else 1 for dim in value.shape])
-    for node in copy.graph.all_nodes():
-        for output in node.outputs:
-            if output.shape is not None and static_shape(output) is None:
-                output.shape = None
-    infer_shapes(copy)
+def concrete_shapes(model: ir.Model, feeds: Mapping[str, Array] | None) -> dict[ir.Value, Dims]:
+    """Return the shapes for inputs like one sample of `feeds`, or with 1 in the open dims."""
+    given: dict[str, Dims] = {
+        value.name or "": tuple(
+            dim if isinstance(dim, int) and dim >= 0 else 1 for dim in value.shape
+        )
+        for value in model.graph.inputs
+        if value.shape is not None
+    }
     if feeds is not None:
-        _observe_shapes(copy, feeds)
-    return copy
+        sample = one_sample(model, feeds)
+        given.update({name: np.shape(data) for name, data in sample.items()})
+    found = propagate(model, given).shapes
+    shapes = {
+        value: known for value, dims in found.items() if (known := _numbers(dims)) is not None
+    }
+    if feeds is not None:
+        _observe_shapes(model, sample, shapes)
+    return shapes
+
+
+def _numbers(dims: Sequence[int | Dim]) -> Dims | None:
+    numbers = tuple(dim for dim in dims if not isinstance(dim, Dim))
+    return numbers if len(numbers) == len(dims) else None
 
 
 def one_sample(model: ir.Model, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -120,14 +150,16 @@ def is_fixed(dim: int | ir.SymbolicDim) -> bool:
     return isinstance(dim, int) and dim >= 0
 
 
-def _observe_shapes(model: ir.Model, feeds: Mapping[str, Array]) -> None:
-    """Run the model once for the shapes that MACs need and inference did not find."""
-    blind = [node for node in model.graph if node_macs(node) is None]
+def _observe_shapes(
+    model: ir.Model, feeds: Mapping[str, Array], shapes: dict[ir.Value, Dims]
+) -> None:
+    """Run the model once for the shapes that MACs need and that nothing else tells."""
+    blind = [node for node in model.graph if node_macs(node, shapes) is None]
     wanted = {
         value.name: value
         for node in blind
         for value in (*node.inputs[:2], node.outputs[0])
-        if value is not None and value.name and static_shape(value) is None
+        if value is not None and value.name and value not in shapes and tensor(value) is None
     }
     if not wanted:
         return
@@ -135,12 +167,10 @@ def _observe_shapes(model: ir.Model, feeds: Mapping[str, Array]) -> None:
         seen = Session(model, taps=list(wanted)).run(feeds)
     except ModelError:
         return
-    for name, value in wanted.items():
-        if name in seen:
-            value.shape = ir.Shape(seen[name].shape)
+    shapes.update({value: seen[name].shape for name, value in wanted.items() if name in seen})
 
 
-def node_macs(node: ir.Node) -> int | None:
+def node_macs(node: ir.Node, shapes: Shapes) -> int | None:
     """Return the multiply-accumulates of a node, 0 for ops without, None when shapes lack.
 
     Conv: output elements x (in / group) x kernel. ConvTranspose: input elements x (out / group) x
@@ -151,63 +181,61 @@ def node_macs(node: ir.Node) -> int | None:
     if count is None:
         return 0
     try:
-        return count(node)
-    except (_UnknownShapeError, IndexError, ZeroDivisionError):
+        return count(node, partial(_dims_of, shapes))
+    except (KeyError, IndexError, ZeroDivisionError):
         return None
 
 
-class _UnknownShapeError(Exception):
-    pass
+def _dims_of(shapes: Shapes, value: ir.Value | None) -> Dims:
+    found = shapes.get(value) if value is not None else None
+    found = static_shape(value) if found is None else found
+    if found is None:
+        raise KeyError(value)
+    return found
 
 
-def _dims(value: ir.Value | None) -> Dims:
-    shape = static_shape(value)
-    if shape is None:
-        raise _UnknownShapeError
-    return shape
+def _conv(node: ir.Node, dims: DimsOf) -> int:
+    return prod(dims(node.outputs[0])) * prod(dims(node.inputs[1])[1:])
 
 
-def _conv(node: ir.Node) -> int:
-    return prod(_dims(node.outputs[0])) * prod(_dims(node.inputs[1])[1:])
+def _qlinear_conv(node: ir.Node, dims: DimsOf) -> int:
+    return prod(dims(node.outputs[0])) * prod(dims(node.inputs[3])[1:])
 
 
-def _qlinear_conv(node: ir.Node) -> int:
-    return prod(_dims(node.outputs[0])) * prod(_dims(node.inputs[3])[1:])
+def _conv_transpose(node: ir.Node, dims: DimsOf) -> int:
+    return prod(dims(node.inputs[0])) * prod(dims(node.inputs[1])[1:])
 
 
-def _conv_transpose(node: ir.Node) -> int:
-    return prod(_dims(node.inputs[0])) * prod(_dims(node.inputs[1])[1:])
-
-
-def _gemm(node: ir.Node) -> int:
-    weight = _dims(node.inputs[1])
-    rows = _dims(node.inputs[0])
+def _gemm(node: ir.Node, dims: DimsOf) -> int:
+    weight = dims(node.inputs[1])
+    rows = dims(node.inputs[0])
     inner = weight[1] if node.attributes.get_int("transB", 0) else weight[0]
     return prod(rows) // max(inner, 1) * prod(weight)
 
 
-def _matmul(node: ir.Node) -> int:
-    first, second = _dims(node.inputs[0]), _dims(node.inputs[1])
-    if rank(node.outputs[0]) is not None and static_shape(node.outputs[0]) is not None:
-        return prod(_dims(node.outputs[0])) * first[-1]
-    return prod(first) * second[-1]
+def _matmul(node: ir.Node, dims: DimsOf) -> int:
+    first, second = dims(node.inputs[0]), dims(node.inputs[1])
+    try:
+        return prod(dims(node.outputs[0])) * first[-1]
+    except KeyError:
+        return prod(first) * second[-1]
 
 
-def _qlinear_matmul(node: ir.Node) -> int:
-    return prod(_dims(node.inputs[0])) * _dims(node.inputs[3])[-1]
+def _qlinear_matmul(node: ir.Node, dims: DimsOf) -> int:
+    return prod(dims(node.inputs[0])) * dims(node.inputs[3])[-1]
 
 
-def _recurrent(gates: int) -> Callable[[ir.Node], int]:
-    def count(node: ir.Node) -> int:
-        steps, batch, features = _dims(node.inputs[0])
-        directions, hidden_rows, _ = _dims(node.inputs[1])
+def _recurrent(gates: int) -> Count:
+    def count(node: ir.Node, dims: DimsOf) -> int:
+        steps, batch, features = dims(node.inputs[0])
+        directions, hidden_rows, _ = dims(node.inputs[1])
         hidden = hidden_rows // gates
         return steps * batch * directions * gates * hidden * (features + hidden)
 
     return count
 
 
-_COUNTERS: dict[str, Callable[[ir.Node], int]] = {
+_COUNTERS: dict[str, Count] = {
     "Conv": _conv,
     "ConvInteger": _conv,
     "QLinearConv": _qlinear_conv,

@@ -33,7 +33,9 @@ def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
 def _with_subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
     yield graph
     for node in graph:
-        for attr in node.attributes.values():  # no call per node: this runs after every pass
+        if node.op_type not in CONTROL_FLOW_OPS and node.domain in STANDARD_DOMAINS:
+            continue  # this runs after every pass: no look at the attributes of most nodes
+        for attr in node.attributes.values():
             if attr.type is ir.AttributeType.GRAPH:
                 yield from _with_subgraphs(attr.as_graph())
             elif attr.type is ir.AttributeType.GRAPHS:
@@ -93,13 +95,18 @@ def dropout_is_inference(node: ir.Node) -> bool:
 
 def has_subgraph(node: ir.Node) -> bool:
     """Say whether a node carries graphs as attributes."""
+    if node.op_type not in CONTROL_FLOW_OPS and node.domain in STANDARD_DOMAINS:
+        return False
     kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     return any(attr.type in kinds for attr in node.attributes.values())
 
 
 def has_references(node: ir.Node) -> bool:
     """Say whether an attribute refers to one of the enclosing function, so is not known here."""
-    return any(attr.is_ref() for attr in node.attributes.values())
+    for attr in node.attributes.values():  # noqa: SIM110 (a generator takes twice as long)
+        if attr.ref_attr_name is not None:
+            return True
+    return False
 
 
 def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
@@ -109,6 +116,8 @@ def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
 
 def inner_graphs(node: ir.Node, *, deep: bool = True) -> Iterator[ir.Graph]:
     """Yield the graphs that a node carries, and, if `deep`, those inside them."""
+    if node.op_type not in CONTROL_FLOW_OPS and node.domain in STANDARD_DOMAINS:
+        return
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
             found = [attr.as_graph()]
@@ -132,6 +141,8 @@ def tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if not is_op(node, "Constant") or node is None or has_references(node):
         return None
+    if "value" in node.attributes:
+        return node.attributes["value"].value  # type: ignore[no-any-return]
     if "sparse_value" in node.attributes:
         return None
     if "value_string" in node.attributes:
@@ -226,6 +237,6 @@ def only_first_output(node: ir.Node) -> bool:
 def make_tensor(data: Array, name: str | None = None) -> ir.TensorProtocol:
     """Return a tensor of an array's type and shape; arrays of objects hold strings."""
     if data.dtype.kind not in "OUS":
-        return ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+        return ir.Tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
     items = [item if isinstance(item, bytes) else str(item).encode() for item in data.flat]
     return ir.StringTensor(items, shape=ir.Shape(data.shape), name=name)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_FROM = 1_800_000_000
 OLDEST_IR_VERSION = 4
+# Where `load_model` notes, in the model's `meta`, what it found and changed.
+AS_READ = "onnxcomp.as_read"
+
+
+@dataclass(frozen=True)
+class AsRead:
+    """What a model was before `load_model` made it current."""
+
+    ir_version: int
+    listed_initializers: tuple[str, ...]
 
 
 def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
@@ -37,7 +48,8 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> i
     else:
         model, where = _from_proto(source), "the model"
     _check_not_empty(model, where)
-    _drop_initializer_inputs(model)
+    listed = _drop_initializer_inputs(model)
+    model.meta[AS_READ] = AsRead(model.ir_version or 0, tuple(listed))
     model.ir_version = max(model.ir_version, OLDEST_IR_VERSION)
     return model
 
@@ -49,23 +61,45 @@ def _read(path: Path) -> ir.Model:
         raise ModelError(f"{path} is a folder; give the .onnx file in it")
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty")
+    import onnx
+
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # protobuf and onnx_ir raise many types for damaged files
         raise ModelError(
             f"{path} is not an ONNX model or is damaged ({first_line(error)}); export it again"
         ) from error
+    model = _from_proto(proto, f"{path}: ")
     _resolve_external_data(model, path)
     return model
 
 
-def _from_proto(proto: onnx.ModelProto) -> ir.Model:
+def _from_proto(proto: onnx.ModelProto, where: str = "") -> ir.Model:
+    sparse = _first_sparse(proto.graph)
+    if sparse is not None:
+        raise ModelError(
+            f"{where}{sparse} is a sparse tensor, which is not supported; export it as a dense one"
+        )
     try:
         return ir.from_proto(proto)
     except Exception as error:
-        raise ModelError(f"not a valid ONNX model: {first_line(error)}") from error
+        raise ModelError(f"{where}not a valid ONNX model: {first_line(error)}") from error
+
+
+def _first_sparse(graph: onnx.GraphProto) -> str | None:
+    """Name a sparse tensor of a graph or its subgraphs; `onnx_ir` would drop or refuse it."""
+    for weight in graph.sparse_initializer:
+        return str(weight.values.name) or "a weight"
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.HasField("sparse_tensor") or attr.sparse_tensors:
+                return str(node.output[0] if node.output else node.name)
+            found = _first_sparse(attr.g) if attr.HasField("g") else None
+            if found is not None:
+                return found
+    return None
 
 
 def _check_not_empty(model: ir.Model, where: str) -> None:
@@ -75,11 +109,15 @@ def _check_not_empty(model: ir.Model, where: str) -> None:
         raise ModelError(f"{where} imports no operator set; it is not a complete ONNX model")
 
 
-def _drop_initializer_inputs(model: ir.Model) -> None:
+def _drop_initializer_inputs(model: ir.Model) -> list[str]:
+    """Take initializers out of the inputs and return their names."""
+    names = []
     for graph in all_graphs(model):
         listed = [value for value in graph.inputs if value.is_initializer()]
         for value in listed:
             graph.inputs.remove(value)
+            names.append(value.name or "")
+    return names
 
 
 def external_tensors(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:

@@ -1,4 +1,4 @@
-"""Raises the standard operator set of a model: the mechanical changes between 7 and 13."""
+"""Raises the standard operator set of a model: the mechanical changes from 7 on."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ import onnx_ir as ir
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.edits import add_constant, node_like, replace
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import all_graphs, all_nodes, is_random, opset_version, rank
+from onnxcomp.graph import (
+    all_graphs,
+    all_nodes,
+    is_random,
+    label,
+    only_first_output,
+    opset_version,
+    rank,
+)
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import Session
 from onnxcomp.shapes import infer_shapes
 
-OLDEST, NEWEST = 7, 13
-IR_VERSION = 7
+REDUCTIONS = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+    *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
+)
+OLDEST, NEWEST = 7, 28  # the changes between these are read and written down below
 
 
-class _CannotRaiseError(Exception):
-    pass
+class CannotConvertError(Exception):
+    """A node has no equivalent in the operator set asked for; the message says why."""
 
 
 def raise_opset(model: ir.Model, version: int) -> bool:
-    """Raise the standard operator set of a model to `version`, at most 13, in place.
+    """Raise the standard operator set of a model to `version`, in place.
 
     Every node means the same afterwards; the interface and the names stay. Returns False, and
     changes nothing, when an op has no equivalent, the result is not valid, or it answers otherwise
@@ -38,19 +49,23 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     if old < OLDEST or version > NEWEST or model.functions:
         return False
     trial = model.clone()
-    infer_shapes(trial)
     try:
-        _raise(trial, old, version)
-    except _CannotRaiseError:
+        raise_nodes(trial, version)
+    except CannotConvertError:
         return False
     if not _equivalent(model, trial):
         return False
-    infer_shapes(model)
-    _raise(model, old, version)
+    raise_nodes(model, version)
     return True
 
 
-def _raise(model: ir.Model, old: int, version: int) -> None:
+def raise_nodes(model: ir.Model, version: int) -> None:
+    """Give every node the form that it has in a later operator set, in place and unchecked.
+
+    Raises `CannotConvertError` where there is none; the model is then half converted.
+    """
+    old = opset_version(model)
+    infer_shapes(model)
     for graph in list(all_graphs(model)):
         for node in list(graph):
             if node.domain not in ("", "ai.onnx"):
@@ -58,14 +73,17 @@ def _raise(model: ir.Model, old: int, version: int) -> None:
             for since, adapt in _ADAPTERS.get(node.op_type, ()):
                 if old < since <= version:
                     node = adapt(node)
-    for domain in ("", "ai.onnx"):
-        if domain in model.opset_imports:
-            model.opset_imports[domain] = version
-    for graph in all_graphs(model):
+    set_opset(model, version)
+
+
+def set_opset(model: ir.Model, version: int) -> None:
+    """Write the version of the standard operator set, with the IR version that it needs."""
+    for imports in (model.opset_imports, *(graph.opset_imports for graph in all_graphs(model))):
         for domain in ("", "ai.onnx"):
-            if domain in graph.opset_imports:
-                graph.opset_imports[domain] = version
-    model.ir_version = max(model.ir_version, IR_VERSION)
+            if domain in imports:
+                imports[domain] = version
+    needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
+    model.ir_version = max(model.ir_version, needed)
 
 
 def _equivalent(before: ir.Model, after: ir.Model) -> bool:
@@ -92,6 +110,10 @@ def _equivalent(before: ir.Model, after: ir.Model) -> bool:
 def _graph(node: ir.Node) -> ir.Graph:
     assert isinstance(node.graph, ir.Graph)
     return node.graph
+
+
+def _refuse(node: ir.Node, what: str) -> CannotConvertError:
+    return CannotConvertError(f"{label(node)}: {node.op_type} with {what}")
 
 
 def _take(node: ir.Node, name: str) -> ir.Attr | None:
@@ -123,7 +145,7 @@ def _float_type(node: ir.Node) -> np.dtype:
     if dtype is None and node.outputs[0].dtype is not None:
         dtype = node.outputs[0].dtype
     if dtype is None:
-        raise _CannotRaiseError
+        raise _refuse(node, "inputs of unknown type")
     return np.dtype(dtype.numpy())
 
 
@@ -173,7 +195,7 @@ def _dropout(node: ir.Node) -> ir.Node:
     """Before 12 a Dropout does nothing at inference; its ratio is of no use."""
     _take(node, "ratio")
     if len(node.outputs) > 1 and node.outputs[1].uses():
-        raise _CannotRaiseError  # the mask may have another type
+        raise _refuse(node, "a mask that is read")  # it may have another type
     return node
 
 
@@ -181,7 +203,7 @@ def _dropout(node: ir.Node) -> ir.Node:
 def _batch_normalization(node: ir.Node) -> ir.Node:
     spatial = _take(node, "spatial")
     if spatial is not None and spatial.as_int() != 1:
-        raise _CannotRaiseError
+        raise _refuse(node, "attribute spatial = 0")
     return node
 
 
@@ -207,7 +229,7 @@ def _resize(node: ir.Node) -> ir.Node:
 
 def _resize_13(node: ir.Node) -> ir.Node:
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_half_pixel_for_nn":
-        raise _CannotRaiseError
+        raise _refuse(node, "tf_half_pixel_for_nn")
     return node
 
 
@@ -237,27 +259,65 @@ def _softmax(node: ir.Node) -> ir.Node:
     return back
 
 
-def _no_equivalent(_: ir.Node) -> ir.Node:
-    raise _CannotRaiseError
+def _batch_normalization_14(node: ir.Node) -> ir.Node:
+    """Before 14 the further outputs were for training."""
+    if not only_first_output(node):
+        raise _refuse(node, "outputs for training")
+    node.resize_outputs(1)
+    return node
+
+
+def _split_18(node: ir.Node) -> ir.Node:
+    """From 18 on an equal split says into how many parts."""
+    if len(node.inputs) < 2 or node.inputs[1] is None:
+        node.attributes.add(ir.AttrInt64("num_outputs", len(node.outputs)))
+    return node
+
+
+def _roi_align(node: ir.Node) -> ir.Node:
+    """Write down what was meant before 16, which is not the default of its new attribute."""
+    node.attributes.add(ir.AttrString("coordinate_transformation_mode", "output_half_pixel"))
+    return node
+
+
+def _grid_sample(node: ir.Node) -> ir.Node:
+    mode = node.attributes.get_string("mode", "bilinear")
+    node.attributes.add(ir.AttrString("mode", mode.removeprefix("bi")))
+    return node
+
+
+def _dft(node: ir.Node) -> ir.Node:
+    axis = _take(node, "axis")
+    _append(node, 2, np.array(1 if axis is None else axis.as_int()), "axis")
+    return node
+
+
+def _no_equivalent(node: ir.Node) -> ir.Node:
+    raise _refuse(node, "the meaning that it had before")
 
 
 Adapter = Callable[[ir.Node], ir.Node]
 # Per op: the version whose form an adapter makes, in order. Ops that are not here kept their
 # meaning and only learnt more types.
 _ADAPTERS: dict[str, tuple[tuple[int, Adapter], ...]] = {
-    "BatchNormalization": ((9, _batch_normalization),),
+    "BatchNormalization": ((9, _batch_normalization), (14, _batch_normalization_14)),
     "Clip": ((11, _clip),),
+    "DFT": ((20, _dft),),
     "Dropout": ((12, _dropout),),
+    "GridSample": ((20, _grid_sample),),
+    "GroupNormalization": ((21, _no_equivalent),),
     "Hardmax": ((13, _softmax),),
     "LogSoftmax": ((13, _softmax),),
     "Pad": ((11, _pad),),
+    **dict.fromkeys(REDUCTIONS, ((18, _axes),)),
     "ReduceSum": ((13, _axes),),
     "Resize": ((11, _resize), (13, _resize_13)),
     "Scan": ((9, _no_equivalent),),
     "Scatter": ((11, _scatter),),
     "Slice": ((10, _slice),),
     "Softmax": ((13, _softmax),),
-    "Split": ((13, _split),),
+    "RoiAlign": ((16, _roi_align),),
+    "Split": ((13, _split), (18, _split_18)),
     "Squeeze": ((13, _axes),),
     "TopK": ((10, _top_k),),
     "Unsqueeze": ((13, _axes),),

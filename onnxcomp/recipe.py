@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -27,11 +27,24 @@ LOSSLESS = (
     "eliminate-noop-transpose",
     "eliminate-noop-pad",
     "eliminate-noop-slice",
+    "eliminate-squeeze-of-unsqueeze",
+    "eliminate-slice-of-concat",
+    "eliminate-concat-of-slices",
+    "fuse-consecutive-slices",
+    "fuse-consecutive-concats",
+    "fuse-consecutive-unsqueezes",
+    "fuse-consecutive-squeezes",
+    "fuse-consecutive-casts",
     "fuse-consecutive-transposes",
     "fuse-consecutive-reshapes",
     "fuse-consecutive-clips",
+    "fuse-unsqueeze-into-reduce",
+    "fuse-slices-into-split",
+    "fuse-consecutive-pads",
     "fuse-relu-into-clip",
     "eliminate-redundant-relu",
+    "normalize-auto-pad",
+    "fuse-pad-into-pool",
     "fuse-pad-into-conv",
     "fuse-bn-into-conv",
     "fuse-bn-into-conv-transpose",
@@ -51,6 +64,11 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# A dim of a shape that stays as the model has it.
+KEEP = "_"
+Shape = tuple["int | str", ...]
+
+
 @dataclass(frozen=True)
 class Step:
     """One pass with its options."""
@@ -63,11 +81,16 @@ class Step:
 class Recipe:
     """Everything that decides the bytes of the result.
 
-    `samples` is the most that is read of the data, `max_drop` the loss of the metric that is
-    accepted, `min_sqnr` (dB) the label-free budget.
+    `shapes` are input shapes to fix, by input name ("" is the only one), `outputs` the outputs to
+    keep (none named: all), `opset` the operator set to convert to. `samples` is the most that is
+    read of the data, `max_drop` the loss of the metric that is accepted, `min_sqnr` (dB) the
+    label-free budget.
     """
 
     steps: tuple[Step, ...] = ()
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    opset: int | None = None
     calib: str | None = None
     ranges: str | None = None
     samples: int | None = None
@@ -84,7 +107,7 @@ class Recipe:
         lines = [
             f"{item.name.replace('_', '-')} = {_toml(getattr(self, item.name))}"
             for item in fields(self)
-            if item.name != "steps" and getattr(self, item.name) is not None
+            if item.name != "steps" and getattr(self, item.name) not in (None, (), {})
         ]
         for step in self.steps:
             lines += ["", "[[step]]", f"pass = {_toml(step.name)}"]
@@ -108,6 +131,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
     if isinstance(value, str):  # JSON's escapes are TOML's, but that TOML escapes DEL too
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
@@ -146,11 +171,69 @@ def _from_dict(data: dict[str, object], where: str) -> Recipe:
     for key, value in settings.items():
         if key not in known:
             raise RecipeError(f"{where}: unknown setting {key!r}; known: {', '.join(known)}")
-        if not _fits(value, known[key]):
+        if key in _READERS:
+            settings[key] = _READERS[key](value, where)
+        elif not _fits(value, known[key]):
             raise RecipeError(f"{where}: {key} must be {known[key]}, got {value!r}")
     recipe = Recipe(steps=tuple(steps), **settings)  # type: ignore[arg-type]
     check_recipe(recipe)
     return recipe
+
+
+def make_shapes(given: object, where: str = "shapes") -> dict[str, Shape]:
+    """Return shapes by input name as a recipe has them; a dim is a number, or `_` to keep it.
+
+    None keeps a dim too. Raises `RecipeError` for what is none.
+    """
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}: shapes are a table of dims by input name, got {given!r}")
+    shapes: dict[str, Shape] = {}
+    for name, dims in given.items():
+        if not isinstance(dims, Sequence) or isinstance(dims, str):
+            raise RecipeError(
+                f"{where}: the shape of {name!r} must be a list of dims, got {dims!r}"
+            )
+        shapes[str(name)] = tuple(
+            _shape_dim(dim, f"{where}: {name}" if name else where) for dim in dims
+        )
+    return shapes
+
+
+def _shape_dim(dim: object, where: str) -> int | str:
+    if dim is None or dim == KEEP:
+        return KEEP
+    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
+        raise RecipeError(f"{where}: a dim is a number from 1 on, or _ to keep it, got {dim!r}")
+    return dim
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
+    """Read shapes as the command line has them: `NAME:1,3,_,224`, or `1,3,_,224` for one input."""
+    shapes: dict[str, Shape] = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        parts = [part.strip() for part in dims.split(",")] if dims.strip() else []
+        found = [int(part) if part.isdecimal() else part for part in parts]
+        if name in shapes:
+            raise RecipeError(f"--shape {text}: {name or 'the input'} has a shape already")
+        shapes[name] = make_shapes({"": found}, f"--shape {text}")[""]
+    return shapes
+
+
+def make_outputs(value: object, where: str = "outputs") -> tuple[str, ...]:
+    """Return the names of outputs as a recipe has them; raise `RecipeError` for what is none."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise RecipeError(f"{where}: outputs must be a list of names, got {value!r}")
+    if not value or not all(isinstance(item, str) and item for item in value):
+        raise RecipeError(f"{where}: outputs must name at least one output, got {value!r}")
+    return tuple(dict.fromkeys(value))
+
+
+# How settings are read that are no plain value in TOML.
+_READERS: Mapping[str, Callable[[object, str], object]] = {
+    "shapes": make_shapes,
+    "outputs": make_outputs,
+}
 
 
 def _fits(value: object, annotation: str) -> bool:
@@ -165,6 +248,11 @@ def check_recipe(recipe: Recipe) -> None:
         find_pass(step.name).check_options(step.options)
     if recipe.target not in NAMES:
         raise UsageError(f"there is no target {recipe.target!r}; choose from {', '.join(NAMES)}")
+    if recipe.opset is not None:
+        from onnxcomp.opset import NEWEST, OLDEST
+
+        if not OLDEST <= recipe.opset <= NEWEST:
+            raise UsageError(f"opset must be from {OLDEST} to {NEWEST}, got {recipe.opset}")
     if recipe.samples is not None and recipe.samples < 1:
         raise UsageError(f"samples must be at least 1, got {recipe.samples}")
     if recipe.threads < 0:

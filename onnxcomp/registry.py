@@ -7,7 +7,7 @@ import enum
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -57,6 +57,7 @@ class Pass:
     function: PassFunction
     whole_model: bool
     needs: tuple[str, ...] = ()
+    ops: frozenset[str] = frozenset()
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -99,23 +100,24 @@ _REGISTERED: dict[str, Pass] = {}
 _LEFT: ContextVar[dict[Leave, None] | None] = ContextVar("left", default=None)
 
 
-def register(effect: Effect) -> Callable[[PassFunction], PassFunction]:
+def register(effect: Effect, *, ops: Iterable[str] = ()) -> Callable[[PassFunction], PassFunction]:
     """Register a pass with the effect that it promises.
 
     A first parameter `graph` makes it run on the main graph, every subgraph and every function;
     `model` makes it run once. Further positional parameters are needs (`opset`, `ranges`, ...)
-    that the pipeline provides; keyword-only ones are options.
+    that the pipeline provides; keyword-only ones are options. `ops` are operators without any of
+    which it finds nothing, so that it need not run.
     """
 
     def decorate(function: PassFunction) -> PassFunction:
-        found = _read(function, effect)
+        found = _read(function, effect, frozenset(ops))
         _REGISTERED[found.name] = found
         return function
 
     return decorate
 
 
-def _read(function: PassFunction, effect: Effect) -> Pass:
+def _read(function: PassFunction, effect: Effect, ops: frozenset[str]) -> Pass:
     hints = get_type_hints(function)
     first, *rest = inspect.signature(function).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -125,6 +127,7 @@ def _read(function: PassFunction, effect: Effect) -> Pass:
         function=function,
         whole_model=first.name == "model",
         needs=tuple(p.name for p in rest if p.kind is not keyword),
+        ops=ops,
         options={
             p.name: Option(p.name, hints[p.name], p.default) for p in rest if p.kind is keyword
         },

@@ -12,6 +12,7 @@ from onnxcomp.registry import Leave
 if TYPE_CHECKING:
     from onnxcomp.cost import ModelCost
     from onnxcomp.int8_coverage import Coverage
+    from onnxcomp.interface import Change
     from onnxcomp.parity import Parity
     from onnxcomp.verify import Metric
 
@@ -96,6 +97,7 @@ class Report:
     steps: tuple[StepReport, ...]
     parity: Parity | None
     parity_problems: tuple[str, ...] = ()
+    interface: tuple[Change, ...] = ()
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
@@ -115,6 +117,7 @@ class Report:
             "schema": SCHEMA,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
+            "interface": [change.to_dict() for change in self.interface],
             "steps": [step.to_dict() for step in self.steps],
             "parity": self._parity(),
             "metric": None if self.metric is None else _metric(self.metric),

@@ -14,13 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import Array, all_graphs, all_nodes
+from onnxcomp.graph import Array, all_graphs, all_nodes, has_subgraph
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 Feeds = Mapping[str, Array]
 
+NBYTES = "onnxcomp.nbytes"
 # A protobuf message ends at 2 GiB; beyond this a session reads from a temporary folder instead.
 INLINE_LIMIT = 1_000_000_000
 
@@ -66,10 +68,10 @@ class Session:
     """A model loaded in ONNX Runtime's CPU provider.
 
     A model may also be given as `as_source` yields it. `optimize=False` is the reference: no graph
-    rewrite of ONNX Runtime at all. `taps` are names of values of the main graph to return besides
-    the outputs. `dump` is where to write the optimized graph, at the extended level: above it only
-    memory layouts change, in operators that no file can hold. Raises `ModelError` when ONNX Runtime
-    refuses the model.
+    rewrite of ONNX Runtime at all, and never `prepack` (see `session_options`). `taps` are names of
+    values of the main graph to return besides the outputs. `dump` is where to write the optimized
+    graph, at the extended level: above it only memory layouts change, in operators that no file can
+    hold. Raises `ModelError` when ONNX Runtime refuses the model.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class Session:
         *,
         optimize: bool = False,
         threads: int = 1,
+        prepack: bool = True,
         taps: Sequence[str] = (),
         dump: Path | None = None,
     ) -> None:
-        options = session_options(optimize=optimize, threads=threads)
+        options = session_options(optimize=optimize, threads=threads, prepack=prepack)
         if dump is not None:
             options.optimized_model_filepath = str(dump)
             options.graph_optimization_level = extended_level()
@@ -103,8 +106,14 @@ class Session:
         return dict(zip(self.outputs, results, strict=True))
 
 
-def session_options(*, optimize: bool, threads: int) -> onnxruntime.SessionOptions:
-    """Return options that differ only in what this project varies; logs are off."""
+def session_options(
+    *, optimize: bool, threads: int, prepack: bool = True
+) -> onnxruntime.SessionOptions:
+    """Return options that differ only in what this project varies; logs are off.
+
+    Without `prepack` kernels make no copies of the weights in a layout of their own: memory and
+    time that pay only over many runs.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -113,6 +122,8 @@ def session_options(*, optimize: bool, threads: int) -> onnxruntime.SessionOptio
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if not (optimize and prepack):
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
@@ -142,11 +153,18 @@ def first_line(error: BaseException) -> str:
 def weight_bytes(model: ir.Model) -> int:
     """Return the bytes of all initializers, none of which is read."""
     return sum(
-        value.const_value.nbytes
-        for graph in all_graphs(model)
-        for value in graph.initializers.values()
-        if value.const_value is not None
+        _bytes_of(value) for graph in all_graphs(model) for value in graph.initializers.values()
     )
+
+
+def _bytes_of(value: ir.Value) -> int:
+    """Return the bytes of a weight; reckoned once, since this is asked after every pass."""
+    known: tuple[object, int] | None = value.meta.get(NBYTES)
+    if known is not None and known[0] is value.const_value:
+        return known[1]
+    size = 0 if value.const_value is None else value.const_value.nbytes
+    value.meta[NBYTES] = (value.const_value, size)
+    return size
 
 
 def constant_bytes(model: ir.Model) -> int:
@@ -208,8 +226,32 @@ def _linked(model: ir.Model, folder: Path) -> ir.Model | None:
     return copy if inline < INLINE_LIMIT else None
 
 
+def own_names(model: ir.Model) -> None:
+    """Give each weight a tensor of its own name.
+
+    `onnx_ir` names a tensor after its value when it serializes, and the tensor may be the caller's.
+    """
+    for graph in all_graphs(model):
+        for name, value in graph.initializers.items():
+            if value.const_value is not None and value.const_value.name != name:
+                value.const_value = _renamed(value.const_value, name)
+
+
+def _renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    shape = ir.Shape(tensor.shape)  # type: ignore[arg-type]
+    if isinstance(tensor, ir.ExternalTensor):
+        return ir.ExternalTensor(
+            tensor.location, tensor.offset, tensor.length, tensor.dtype,
+            shape=shape, name=name, base_dir=tensor.base_dir,
+        )  # fmt: skip
+    if isinstance(tensor, ir.StringTensor) or tensor.dtype == ir.DataType.STRING:
+        return ir.StringTensor(tensor.string_data(), shape=shape, name=name)  # type: ignore[attr-defined]
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, shape, name=name)
+
+
 def lean_copy(model: ir.Model) -> ir.Model:
     """Return a copy whose weights have no value info, which only repeats their own type."""
+    own_names(model)
     copy = model.clone()
     for graph in all_graphs(copy):
         for value in graph.initializers.values():
@@ -219,14 +261,41 @@ def lean_copy(model: ir.Model) -> ir.Model:
 
 
 def inline_bytes(model: ir.Model) -> bytes:
-    """Serialize a model with every weight inside; the model itself is not changed."""
-    copy = lean_copy(model)
-    for graph in all_graphs(copy):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                data = value.const_value
-                value.const_value = ir.Tensor(data.numpy(), data.dtype, name=data.name)
-    return bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
+    """Serialize a model with every weight inside; what it means is not changed."""
+    own_names(model)
+    proto = ir.to_proto(model)
+    _finish(model.graph, proto.graph)
+    for function, written in zip(model.functions.values(), proto.functions, strict=True):
+        _finish_subgraphs(function, written.node)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _finish(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Put in what lies in files; drop what repeats the types of weights (written first)."""
+    count = 0
+    while count < len(proto.value_info) and proto.value_info[count].name in graph.initializers:
+        count += 1
+    del proto.value_info[:count]
+    weights = [value for value in graph.initializers.values() if value.const_value is not None]
+    for value, tensor in zip(weights, proto.initializer, strict=True):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+            tensor.raw_data = value.const_value.tobytes()
+    _finish_subgraphs(graph, proto.node)
+
+
+def _finish_subgraphs(nodes: Iterable[ir.Node], protos: Iterable[onnx.NodeProto]) -> None:
+    for node, proto in zip(nodes, protos, strict=True):
+        if not has_subgraph(node):
+            continue
+        written = {attr.name: attr for attr in proto.attribute}
+        for attr in node.attributes.values():
+            if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+                _finish(attr.as_graph(), written[attr.name].g)
+            elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+                for graph, each in zip(attr.as_graphs(), written[attr.name].graphs, strict=True):
+                    _finish(graph, each)
 
 
 def add_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:

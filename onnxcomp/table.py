@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,9 +12,13 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from onnxcomp.api import Comparison, Summary
+    from onnxcomp.layers import Layer
     from onnxcomp.parity import Parity
     from onnxcomp.registry import Pass
     from onnxcomp.report import Report, StepReport
+
+# Narrower terminals get tables with fewer columns.
+WIDE = 100
 
 
 def answer_console() -> Console:
@@ -23,17 +27,26 @@ def answer_console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def print_report(report: Report, console: Console, *, verbose: bool = False) -> None:
-    """Print what `optimize` did: size, passes, operators, parity, metric, latency, int8."""
+def print_report(
+    report: Report, console: Console, *, verbose: bool = False, brief: bool = False
+) -> None:
+    """Print what `optimize` did: size, passes, operators, parity, metric, latency, int8.
+
+    A `brief` one has no passes and operators, since a diff before it says more of them.
+    """
     before, after = report.before.cost, report.after.cost
     _line(console, f"{report.before.path or 'model'}   {_cost(report, 'before')}")
-    console.print(_steps(report))
+    for change in () if brief else report.interface:
+        _line(console, f"interface  {change}   as asked", style="yellow")
+    if not brief:
+        console.print(_steps(report, narrow=console.width < WIDE))
     for step in report.steps:
         if step.status == "rolled-back":
             _line(console, f"{step.name} rolled back: {step.reason}", style="yellow")
         for item in step.left if verbose else ():
             _line(console, f"{step.name} left {item.node}: {item.reason}", style="dim")
-    _line(console, f"ops  {_ops(dict(before.ops), dict(after.ops))}")
+    if not brief:
+        _line(console, f"ops  {_ops(dict(before.ops), dict(after.ops))}")
     _line(console, _parity_line(report))
     if report.metric is not None:
         figures = f"{report.metric.before:.4f} -> {report.metric.after:.4f}"
@@ -70,16 +83,18 @@ def _cost(report: Report, side: str) -> str:
     )
 
 
-def _steps(report: Report) -> Table:
+def _steps(report: Report, *, narrow: bool) -> Table:
+    """Return a row per pass that did or left something; a narrow one without effects and times."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("pass", "effect"):
+    for title in ("pass",) if narrow else ("pass", "effect"):
         table.add_column(title, no_wrap=True)
-    for title in ("sites", "nodes", "weights", "ms"):
+    for title in ("sites", "nodes", "weights") if narrow else ("sites", "nodes", "weights", "ms"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for step in report.steps:
         if step.status != "unchanged" or step.left:
-            table.add_row(*_row(step))
+            cells = _row(step)
+            table.add_row(cells[0], *cells[2:5], cells[6]) if narrow else table.add_row(*cells)
     return table
 
 
@@ -150,8 +165,10 @@ def print_comparison(found: Comparison, console: Console) -> None:
         _line(console, f"FAILED  {problem}", style="red")
 
 
-def print_summary(found: Summary, console: Console) -> None:
-    """Print what `inspect` found."""
+def print_summary(
+    found: Summary, console: Console, layers: Sequence[Layer] | None = None, *, more: int = 0
+) -> None:
+    """Print what `inspect` found: a row per operator, or per layer where these are given."""
     cost = found.cost
     _line(console, f"{found.path or 'model'}   opset {found.opset}   IR {found.ir_version}")
     _line(
@@ -165,23 +182,59 @@ def print_summary(found: Summary, console: Console) -> None:
     for kind, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             _line(console, f"{kind}  {spec}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("op")
-    for title in ("nodes", "MACs", "params", "weights"):
-        table.add_column(title, justify="right")
-    ranked = sorted(cost.ops, key=lambda op: (-sum(n.macs for n in found.nodes if n.op == op), op))
-    for op in ranked:
-        mine = [node for node in found.nodes if node.op == op]
+    console.print(_ops_table(found) if layers is None else _layers_table(layers))
+    if more:
+        _line(console, f"and {more} more layers", style="dim")
+    for finding in found.lint:
+        places = f": {_some(finding.places)}" if finding.places else ""
+        _line(console, f"{finding.rule}  {finding.message}{places}", style="yellow")
+        _line(console, f"    {finding.advice}")
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    listed = ", ".join(names[:limit])
+    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"
+
+
+def _ops_table(found: Summary) -> Table:
+    table = _table("op", "nodes", "MACs", "params", "weights")
+    totals: dict[str, list[int]] = {op: [0, 0, 0] for op in found.cost.ops}
+    for layer in found.layers:
+        for index, number in enumerate((layer.macs, layer.params, layer.bytes)):
+            totals[layer.op][index] += number
+    for op, (macs, params, weights) in sorted(totals.items(), key=lambda row: (-row[1][0], row[0])):
+        table.add_row(op, str(found.cost.ops[op]), count(macs), count(params), size(weights))
+    return table
+
+
+def _layers_table(layers: Sequence[Layer]) -> Table:
+    table = _table("layer", "op", "output", "MACs", "of MACs", "params", "weights", "of weights")
+    for layer in layers:
         table.add_row(
-            op,
-            str(cost.ops[op]),
-            count(sum(node.macs for node in mine)),
-            count(sum(node.params for node in mine)),
-            size(sum(node.bytes for node in mine)),
+            layer.node,
+            layer.op,
+            "?" if layer.shape is None else "x".join(str(dim) for dim in layer.shape),
+            count(layer.macs),
+            f"{layer.macs_share:.1%}",
+            count(layer.params),
+            size(layer.bytes),
+            f"{layer.bytes_share:.1%}",
         )
-    console.print(table)
-    for sentence in found.lint:
-        _line(console, f"lint  {sentence}", style="yellow")
+    return table
+
+
+def _table(*titles: str) -> Table:
+    """Return a table whose words stand left and whose figures stand right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        words = title in ("layer", "op", "output")
+        table.add_column(
+            title,
+            justify="left" if words else "right",
+            no_wrap=title != "layer",
+            overflow="fold" if title == "layer" else "ellipsis",
+        )
+    return table
 
 
 def print_passes(found: Mapping[str, Pass], console: Console) -> None:

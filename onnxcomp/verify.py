@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
-import onnx
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
@@ -36,41 +36,54 @@ class Reference:
     model: ir.Model
     feeds: tuple[Mapping[str, Array], ...]
     plain: tuple[Mapping[str, Array], ...]
-    optimized: tuple[Mapping[str, Array], ...] | None
-    precision: str
-    passes_checker: bool
+
+    @cached_property
+    def precision(self) -> str:
+        """The least precise float type in the model."""
+        return narrowest_float(self.model)
+
+    @cached_property
+    def passes_checker(self) -> bool:
+        """Whether the original itself passes onnx's full checker."""
+        return checker_problem(self.model) is None
+
+    @cached_property
+    def optimized(self) -> tuple[Mapping[str, Array], ...] | None:
+        """The answers under ONNX Runtime's own rewrites, or None where it fails with them."""
+        try:
+            with as_source(self.model) as source:
+                session = Session(source, optimize=True, prepack=False)
+                answers = [session.run(item) for item in self.feeds]
+        except ModelError:
+            return None
+        pairs = zip(self.plain, answers, strict=True)
+        return tuple({name: answer[name] for name in wanted} for wanted, answer in pairs)
 
 
-def make_reference(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Reference:
-    """Run the original on all feeds, with ONNX Runtime's optimizations off and on.
+def make_reference(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    session: Session | None = None,
+) -> Reference:
+    """Run the original, which must not change after, on all feeds, optimizations off.
 
-    Raises `ModelError` when ONNX Runtime cannot load or run the original itself.
+    `session` is the original's, if it is loaded already. Raises `ModelError` when ONNX Runtime
+    cannot load or run the original itself.
     """
-    optimized = None
-    random = any(is_random(node) for node in all_nodes(model))
-    with as_source(model) as source:
-        plain = _answers(source, feeds, optimize=False, random=random)
-        with contextlib.suppress(ModelError):  # then it cannot be asked of the result either
-            optimized = _answers(source, feeds, optimize=True, random=random)
-    return Reference(
-        model=model.clone(),
-        feeds=tuple(feeds),
-        plain=plain,
-        optimized=optimized,
-        precision=narrowest_float(model),
-        passes_checker=checker_problem(model) is None,
-    )
+    session = session or Session(model)
+    answers: tuple[Mapping[str, Array], ...] = tuple(session.run(item) for item in feeds)
+    if any(is_random(node) for node in all_nodes(model)):
+        answers = _repeatable(model, feeds, answers)
+    return Reference(model, tuple(feeds), answers)
 
 
-def _answers(
-    source: str | bytes, feeds: Sequence[Mapping[str, Array]], *, optimize: bool, random: bool
+def _repeatable(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    answers: Sequence[Mapping[str, Array]],
 ) -> tuple[Mapping[str, Array], ...]:
-    """Return the outputs for each feeds; of a `random` model those that two sessions agree on."""
-    session = Session(source, optimize=optimize)
-    answers = [session.run(item) for item in feeds]
-    if not random:
-        return tuple(answers)
-    again = Session(source, optimize=optimize)
+    """Return the outputs of a random model on which a second session agrees."""
+    again = Session(model)
     differing = {
         name
         for item, answer in zip(feeds, answers, strict=True)
@@ -96,30 +109,74 @@ def narrowest_float(model: ir.Model) -> str:
     return "float64" if ir.DataType.DOUBLE in kinds else "float32"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result keeps the contract of lossless passes, and what was seen on the way.
+
+    `content` is the very file that was checked and run; None for one too large to hold.
+    """
+
+    problems: tuple[str, ...]
+    parity: Parity | None = None
+    content: bytes | None = None
+
+
 def lossless_problems(
     reference: Reference, model: ir.Model, effect: Effect = Effect.CLOSE
 ) -> list[str]:
     """Say how a model breaks the contract of lossless passes; empty when it keeps it."""
-    problems = structure_problems(reference, model)
+    return list(judge_lossless(reference, model, effect).problems)
+
+
+def judge_lossless(reference: Reference, model: ir.Model, effect: Effect = Effect.CLOSE) -> Verdict:
+    """Check a model as it would be written: interface, order, checker, answers, loading.
+
+    The two runs, with ONNX Runtime's rewrites off and on, go side by side with the checker.
+    """
+    problems = interface_problems(reference.model, model) or order_problems(model)
     if problems:
-        return problems
+        return Verdict(tuple(problems))
+    with as_source(model) as source, ThreadPoolExecutor(2) as pool:
+        plain = pool.submit(_plain_parity, reference, source)
+        optimized = pool.submit(_optimized_problems, reference, source)
+        refused = check_content(source if isinstance(source, bytes) else lean_content(model))
+        if refused is not None and reference.passes_checker:
+            return Verdict((refused,))
+        try:
+            parity = plain.result()
+            problems = parity.failures(effect, reference.precision) or optimized.result()
+        except ModelError as error:
+            return Verdict((str(error),))
+    content = source if isinstance(source, bytes) else None
+    return Verdict(tuple(problems), parity if reference.feeds else None, content)
+
+
+def _plain_parity(reference: Reference, source: str | bytes) -> Parity:
+    return run_parity(Session(source), reference.feeds, reference.plain)
+
+
+def _optimized_problems(reference: Reference, source: str | bytes) -> list[str]:
+    """Compare under ONNX Runtime's own rewrites, with what it makes of the original if need be."""
     try:
-        with as_source(model) as source:
-            return _answer_problems(reference, source, effect)
+        session = Session(source, optimize=True, prepack=False)
+        answers = [session.run(item) for item in reference.feeds]
     except ModelError as error:
-        return [str(error)]
+        return [] if reference.optimized is None else [str(error)]
+    problems = _gross_differences(reference.plain, answers)
+    if problems and reference.optimized is not None:
+        problems = _gross_differences(reference.optimized, answers)
+    return problems
 
 
-def _answer_problems(reference: Reference, source: str | bytes, effect: Effect) -> list[str]:
-    parity = run_parity(Session(source), reference.feeds, reference.plain)
-    problems = parity.failures(effect, reference.precision)
-    if problems or reference.optimized is None:
-        return problems
-    session = Session(source, optimize=True)
-    optimized = run_parity(session, reference.feeds, reference.optimized)
+def _gross_differences(
+    expected: Sequence[Mapping[str, Array]], answers: Sequence[Mapping[str, Array]]
+) -> list[str]:
+    meter = ParityMeter()
+    for wanted, answer in zip(expected, answers, strict=True):
+        meter.add(wanted, answer)
     return [
         f"{name}: off by {output.relative:.2g} of its range at full optimization"
-        for name, output in optimized.outputs.items()
+        for name, output in meter.result().outputs.items()
         if output.broken or not output.relative <= OPTIMIZED_TOLERANCE
     ]
 
@@ -131,13 +188,6 @@ def structure_problems(reference: Reference, model: ir.Model) -> list[str]:
         found = checker_problem(model)
         problems = [found] if found else []
     return problems
-
-
-def plain_parity(reference: Reference | None, model: ir.Model) -> Parity | None:
-    """Return the parity on the reference's feeds, optimizations off; None when it has no feeds."""
-    if reference is None or not reference.feeds:
-        return None
-    return run_parity(Session(model), reference.feeds, reference.plain)
 
 
 def run_parity(
@@ -166,7 +216,22 @@ def checker_problem(model: ir.Model) -> str | None:
     """Return what onnx's full checker finds wrong, or None."""
     try:
         large = weight_bytes(model) >= INLINE_LIMIT
-        content = skeleton(model).SerializeToString() if large else inline_bytes(model)
+        content = lean_content(model) if large else inline_bytes(model)
+    except Exception as error:  # a model that cannot be serialized
+        return f"the checker refuses it: {first_line(error)}"
+    return check_content(content)
+
+
+def lean_content(model: ir.Model) -> bytes:
+    """Return a model without its large weights, as bytes for the checker."""
+    return bytes(skeleton(model).SerializeToString())
+
+
+def check_content(content: bytes) -> str | None:
+    """Return what onnx's full checker finds wrong with a serialized model, or None."""
+    import onnx
+
+    try:
         onnx.checker.check_model(content, full_check=True)
     except Exception as error:  # the checker raises several unrelated types
         return f"the checker refuses it: {first_line(error)}"

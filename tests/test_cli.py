@@ -21,7 +21,7 @@ MODELS = Path(__file__).parent.parent / "models"
 CNN = MODELS / "digits_cnn.onnx"
 DATA = MODELS / "digits.npz"
 SCHEMA_KEYS = [
-    "schema", "before", "after", "steps", "parity", "metric", "latency", "int8",
+    "schema", "before", "after", "interface", "steps", "parity", "metric", "latency", "int8",
     "seconds", "peak_mb", "recipe", "written",
 ]  # fmt: skip
 
@@ -99,6 +99,71 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "nothing written" in result.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_the_interface_changes_on_request_and_the_report_says_so(tmp_path: Path) -> None:
+    out, recipe = tmp_path / "o.onnx", tmp_path / "r.toml"
+    arguments = ["--shape", "image:1,_,8,8", "--opset", "17", "--outputs", "logits"]
+    result = run("optimize", CNN, *arguments, "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["interface"] == [
+        {"what": "input image", "before": "float32[N,1,8,8]", "after": "float32[1,1,8,8]"},
+        {"what": "output logits", "before": "float32[N,10]", "after": "float32[1,10]"},
+        {"what": "opset", "before": "13", "after": "17"},
+    ]
+    model = onnx.load(out)
+    assert model.opset_import[0].version == 17
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    assert report["recipe"]["shapes"] == {"image": [1, "_", 8, 8]}
+    recipe.write_text(run("optimize", CNN, *arguments, "--print-recipe").stdout)
+    again = tmp_path / "a.onnx"
+    assert run("optimize", CNN, "--recipe", recipe, "-o", again, "-q").exit_code == 0
+    assert again.read_bytes() == out.read_bytes()
+    table = run("optimize", CNN, *arguments, "--dry-run").stdout
+    assert "interface  opset 13 -> 17   as asked" in table
+
+
+def test_outputs_are_separated_by_commas_or_repeated(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    text = """g (float[2] x) => (float[2] a, float[2] b, float[2] c)
+    { a = Abs (x)  b = Neg (x)  c = Relu (x) }"""
+    ir.save(parse(text, 17), model)
+    for arguments in (["--outputs", "a,c"], ["--outputs", "a", "--outputs", "c"]):
+        result = run("optimize", model, *arguments, "--json", "--dry-run")
+        assert set(json.loads(result.stdout)["parity"]["outputs"]) == {"a", "c"}
+
+
+def test_the_diff_goes_to_stdout_and_beside_json_to_stderr(tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    table = run("optimize", CNN, "--diff", "--dry-run")
+    assert table.exit_code == 0
+    assert table.stdout.startswith("-4 BatchNormalization  4 Conv")
+    assert "\n+++ after\n" in table.stdout
+    assert "parity  PASSED" in table.stdout
+    assert "effect" not in table.stdout
+    written = run("optimize", CNN, "--diff", "-q", "-o", out)
+    assert f"\n+++ {out}\n" in written.stdout
+    assert "parity" not in written.stdout
+    both = run("optimize", CNN, "--diff", "--json", "--dry-run")
+    assert json.loads(both.stdout)["after"]["nodes"] == 12
+    assert both.stderr.startswith("-4 BatchNormalization")
+
+
+def test_a_terminal_gets_the_beginning_of_a_long_diff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcomp.cli.DIFF_LINES", 5)
+    assert "more lines" not in run("optimize", CNN, "--diff", "--dry-run", "-q").stdout
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    cut = run("optimize", CNN, "--diff", "--dry-run", "-q").stdout.splitlines()
+    assert len(cut) == 6
+    assert cut[-1].startswith("... ")
+    assert cut[-1].endswith(" more lines; pipe them to see all")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f'"{sys.executable}" -m onnxcomp optimize "{CNN}" --diff --dry-run | true'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "rror" not in done.stderr
 
 
 def test_quiet_prints_nothing(tmp_path: Path) -> None:
@@ -224,6 +289,15 @@ def bad(tmp_path: Path) -> Path:
         ([CNN, "--recipe", "fast"], "there is no recipe"),
         ([CNN, "--target", "toaster"], "toaster"),
         ([CNN, "--samples", "0"], "at least 1"),
+        ([CNN, "--shape", "images:1,1,8,8"], "no input 'images'; its inputs are image: float32"),
+        ([CNN, "--shape", "1,1,8"], "has 3 dims; the input has 4"),
+        ([CNN, "--shape", "1,1,9,9"], "asks 9 for dim 2, which the model fixes at 8"),
+        ([CNN, "--shape", "1,1,8,x"], "a dim is a number from 1 on, or _"),
+        ([CNN, "--outputs", "scores"], "no output 'scores'; its outputs are 'logits'"),
+        ([CNN, "--outputs", ","], "at least one output"),
+        ([CNN, "--opset", "5"], "opset must be from 7"),
+        ([CNN, "--opset", "ten"], "not a valid integer"),
+        ([CNN, "--shape", "1,1,8,8", "--int8", "--calib", DATA, "--samples", "x"], "not a valid"),
         ([CNN, "-o", "none"], "is a folder"),
         ([CNN, "-o", "no/such/folder/o.onnx"], "there is no folder"),
     ],

@@ -14,8 +14,10 @@ from onnxcomp import api
 from onnxcomp.cli import cli
 
 PACKAGE = Path(onnxcomp.__file__).parent
-OUTPUT_ONLY = {"output", "as_json", "dry_run", "print_recipe", "quiet", "verbose"}
-SPELLING = {"eval_": "eval", "no_verify": "verify"}
+OUTPUT_ONLY = {"output", "as_json", "dry_run", "print_recipe", "quiet", "verbose"} | {
+    *("diff", "layers", "sort", "top"),
+}
+SPELLING = {"eval_": "eval", "no_verify": "verify", "shape": "shapes"}
 
 
 def test_every_export_exists_and_is_documented() -> None:

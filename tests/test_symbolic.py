@@ -182,6 +182,14 @@ def test_shapes_are_those_of_a_run(path: Path) -> None:
         "a = MaxPool <kernel_shape = [3, 2], pads = [1, 0, 1, 0], strides = [2, 1]> (p) "
         "b = GlobalAveragePool (a) "
         "c = AveragePool <kernel_shape = [1, 2], strides = [1, 2]> (p)",
+        "p = Unsqueeze (x, zero) w = Transpose <perm = [0, 3, 1, 2]> (p) "
+        "a = ConvTranspose <strides = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 0]> "
+        "(w, kernel) b = Resize (a, none, scales) "
+        "c = GatherElements <axis = 0> (zero, zero)",
+        "p = Unsqueeze (x, one) a = Resize (p, none, scales) b = DepthToSpace <blocksize = 1> (a) "
+        "c = SpaceToDepth <blocksize = 1> (a)",
+        "s = Shape (x) u = Concat <axis = 0> (s, s) rows = Reshape (u, pairs) m = Slice (rows, minus1, "
+        "low, zero, minus1) a = Transpose (m) b = Reshape (a, flat) c = Slice (rows, one, big, one)",
         "a = MatMul (x, k) b = MatMul (x, v) c = Softmax (a)",
         "p = Pad (x, pads) a = Reshape (p, r) b = Reshape (x, q) c = Range (zero0, one0, one0)",
         "s = Shape (x) a = Gather (s, one) b = Less (a, zero) d = Not (b) c = And (b, d)",
@@ -190,6 +198,9 @@ def test_shapes_are_those_of_a_run(path: Path) -> None:
 def test_rules_agree_with_a_run(body: str) -> None:
     model = parse(
         "g (float[N,S,4] x) => (float a, float b, float c) <float[4,4] k, float[4] v, "
+        "float[4,2,3,2] kernel, float[4] scales = {1, 1, 2, 1.5}, float[0] none, "
+        "int64[2] pairs = {-1, 2}, "
+        "int64[1] minus1 = {-1}, int64[1] low = {-9223372036854775807}, int64[1] flat = {-1}, "
         "int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[2] ends = {0, -1}, "
         "int64[1] big = {9223372036854775807}, int64[3] t = {2, 1, 3}, int64[3] minus = "
         "{-1, -1, -1}, int64[6] pads = {1, 0, 0, 0, 2, 0}, int64[2] r = {-1, 4}, int64[3] q = "

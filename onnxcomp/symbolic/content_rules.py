@@ -92,19 +92,21 @@ def _gather(node: ir.Node, facts: Facts) -> Array | None:
 
 def _slice(node: ir.Node, facts: Facts) -> Array | None:
     source = facts.content(node.inputs[0])
-    numbers = [as_ints(operand) for operand in slice_operands(node, facts)]
-    if (
-        source is None
-        or source.ndim != 1
-        or any(item is None or len(item) != 1 for item in numbers)
-    ):
+    operands = [as_ints(operand) for operand in slice_operands(node, facts)]
+    known = [operand for operand in operands if operand is not None]
+    if source is None or len(known) < len(operands) or 0 in known[3]:
         return None
-    (start,), (end,), (axis,), (step,) = (item or () for item in numbers)
-    if axis not in (0, -1) or step == 0:
-        return None
-    if step < 0 and end < -len(source):
-        return source[start::step]
-    return source[start:end:step]
+    found = source
+    for start, end, axis, step in zip(*known, strict=True):
+        before_first = step < 0 and end < -source.shape[axis]
+        cut = slice(start, None if before_first else end, step)
+        found = found[(slice(None),) * (axis % source.ndim) + (cut,)]
+    return found
+
+
+def _transpose(node: ir.Node, facts: Facts) -> Array | None:
+    source = facts.content(node.inputs[0])
+    return None if source is None else source.transpose(node.attributes.get_ints("perm"))
 
 
 def _concat(node: ir.Node, facts: Facts) -> Array | None:
@@ -274,21 +276,6 @@ def _range(node: ir.Node, facts: Facts) -> Array | None:
     return _objects(list(range(start, limit, step)))
 
 
-def kind_of_result(node: ir.Node, facts: Facts) -> ir.DataType | None:
-    """Return the type of what a rule computes."""
-    if node.op_type in ("Shape", "Size"):
-        return ir.DataType.INT64
-    if node.op_type == "Cast":
-        return ir.DataType(node.attributes.get_int("to", 0))
-    if node.op_type == "ConstantOfShape":
-        return node.attributes["value"].as_tensor().dtype
-    if node.op_type in _COMPARISONS:
-        return ir.DataType.BOOL
-    return facts.kind(node.inputs[1 if node.op_type == "Where" else 0])
-
-
-_COMPARISONS = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
-_COMPARISONS |= {"Not", "Or"}
 CONTENT_RULES: dict[str, Rule] = {
     "Abs": _unary(_absolute),
     "Add": _arithmetic(lambda a, b: a + b),
@@ -321,6 +308,7 @@ CONTENT_RULES: dict[str, Rule] = {
     "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _arithmetic(lambda a, b: a - b),
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

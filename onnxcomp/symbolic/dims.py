@@ -87,6 +87,13 @@ def is_simple(value: int | Dim) -> bool:
     return not isinstance(value, Dim) or len(value.terms) <= MAX_TERMS
 
 
+def is_known_size(value: int | Dim | None) -> bool:
+    """Say whether a dim is known, and short enough to reckon with; no dim is negative."""
+    if isinstance(value, Dim):
+        return len(value.terms) <= MAX_TERMS
+    return value is not None and value >= 0
+
+
 def is_nonnegative(value: int | Dim) -> bool:
     """Say whether a polynomial is surely 0 or more: a sum of dims and positive numbers."""
     if not isinstance(value, Dim):

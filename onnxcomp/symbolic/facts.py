@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import Array, array, tensor
-from onnxcomp.symbolic.dims import UNKNOWN, Dim, is_simple, named
+from onnxcomp.symbolic.dims import UNKNOWN, Dim, is_known_size, is_simple, named
 
 # Shape arithmetic works on vectors of a few elements; larger tensors are data.
 MAX_CONTENT = 64
 INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 
+# Where a value keeps what it declared before inference wrote its shape.
+DECLARED = "onnxcomp.declared"
+
 Shape = tuple["int | Dim", ...]
+
+
+def declared_shape(value: ir.Value) -> ir.Shape | None:
+    """Return the shape that the model declares, also where inference wrote another."""
+    return value.meta.get(DECLARED, value.shape)  # type: ignore[no-any-return]
 
 
 @dataclass
 class Facts:
-    """Shapes, contents (arrays of ints, bools and `Dim`s) and types of contents, by value."""
+    """Shapes, contents (arrays of ints, bools and `Dim`s) and types, by value.
 
+    `given` are shapes of inputs, by name, that count instead of the declared ones.
+    """
+
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shapes: dict[ir.Value, Shape] = field(default_factory=dict)
     contents: dict[ir.Value, Array] = field(default_factory=dict)
     kinds: dict[ir.Value, ir.DataType] = field(default_factory=dict)
+    is_trial: bool = False
     _fresh: Iterator[int] = field(default_factory=itertools.count)
 
     def copy(self) -> Facts:
         """Return facts to try an assumption on."""
         return replace(
-            self, shapes=dict(self.shapes), contents=dict(self.contents), kinds=dict(self.kinds)
+            self,
+            shapes=dict(self.shapes),
+            contents=dict(self.contents),
+            kinds=dict(self.kinds),
+            is_trial=True,
         )
 
     def new_dim(self) -> Dim:
@@ -61,10 +78,12 @@ class Facts:
         if known is None or known.dtype not in INTEGERS or known.size > MAX_CONTENT:
             return None
         data = array(value)
-        return None if data is None else data.astype(object)
+        if data is not None:
+            self.contents[value] = data.astype(object)
+        return self.contents.get(value)
 
     def kind(self, value: ir.Value | None) -> ir.DataType | None:
-        """Return the type of a value that has a content."""
+        """Return the type of a value, or None where it is not known."""
         if value is None:
             return None
         known = value.dtype or self.kinds.get(value)
@@ -76,9 +95,14 @@ class Facts:
 
         Only the names that the inputs declare are `trusted`: exporters label inner values wrongly.
         """
-        if value.shape is None:
+        given = self.given.get(value.name or "") if trusted else None
+        if given is not None:
+            self.shapes[value] = given
             return
-        dims = value.shape.dims
+        stated = declared_shape(value)
+        if stated is None:
+            return
+        dims = stated.dims
         names = [dim.value if trusted and isinstance(dim, ir.SymbolicDim) else None for dim in dims]
         self.shapes[value] = tuple(
             dim if isinstance(dim, int) and dim >= 0
@@ -89,16 +113,21 @@ class Facts:
 
     def learn(self, value: ir.Value, found: Sequence[int | Dim | None] | None) -> None:
         """Note a shape that a rule found; numbers that the model declares stand."""
-        declared = value.shape
+        declared = declared_shape(value)
+        if self.is_trial and found is not None:
+            declared = None  # it was stated for what is not assumed now
         if found is None or (declared is not None and len(declared) != len(found)):
             self.declare(value)
+            return
+        if declared is None and all(is_known_size(dim) for dim in found):
+            self.shapes[value] = tuple(found)  # type: ignore[arg-type]
             return
         dims: list[int | Dim] = []
         for axis, dim in enumerate(found):
             stated = declared[axis] if declared is not None else None
             if isinstance(stated, int) and stated >= 0:
                 dims.append(stated)
-            elif dim is None or not is_simple(dim) or (not isinstance(dim, Dim) and dim < 0):
+            elif dim is None or not is_known_size(dim):
                 dims.append(self.new_dim())
             else:
                 dims.append(dim)

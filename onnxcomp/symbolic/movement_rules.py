@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.graph import Array, integers
+from onnxcomp.graph import Array
 from onnxcomp.symbolic.dims import (
     Dim,
     at_most,
@@ -239,7 +239,7 @@ def _pad(node: ir.Node, facts: Facts) -> list[Found]:
         return []
     pads: Sequence[int] | None = node.attributes.get_ints("pads")
     if len(node.inputs) > 1:
-        pads = integers(node.inputs[1])
+        pads = as_ints(facts.content(node.inputs[1]))
     if pads is None or len(pads) != 2 * len(source) or len(node.inputs) > 3:
         return [[None] * len(source)]
     count = len(source)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import is_op, subgraphs_of
-from onnxcomp.symbolic.content_rules import CONTENT_RULES, kind_of_result
+from onnxcomp.symbolic.content_rules import CONTENT_RULES
 from onnxcomp.symbolic.dims import Dim
 from onnxcomp.symbolic.facts import INTEGERS, MAX_CONTENT, Facts
 from onnxcomp.symbolic.operands import Found, as_ints
 from onnxcomp.symbolic.shape_rules import SAME_SHAPE, SHAPE_RULES
+from onnxcomp.symbolic.type_rules import types_of_results
 
+# What a rule raises at a node that is not valid, such as one whose axis is beyond the rank.
+NOT_VALID = (LookupError, TypeError, ValueError)
 # The rank of the first input that an operator needs.
 RANKS = {"LSTM": 3, "GRU": 3, "RNN": 3, "Gemm": 2}
 
 
-def propagate(model: ir.Model) -> Facts:
+def propagate(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] | None = None) -> Facts:
     """Return what is known of the main graph's values and those of its subgraphs.
 
     Dims are polynomials over the names that the inputs declare. The rules hold for every size of
     the inputs that the model runs on; an operator without one yields what the model declares and
-    new names.
+    new names. `inputs` gives inputs shapes in the place of the declared ones.
     """
-    facts = Facts()
+    facts = Facts(inputs or {})
     _walk(model.graph, facts, trusted=True)
     return facts
 
@@ -37,15 +41,35 @@ def _walk(graph: ir.Graph, facts: Facts, *, trusted: bool = False) -> None:
     nodes = list(graph)
     for place, node in enumerate(nodes):
         _visit(node, facts)
-        if is_op(node, "If"):
+        if is_op(node, "If") and not facts.is_trial:
             _exclude_branch(node, nodes[place + 1 :], facts)
 
 
 def _visit(node: ir.Node, facts: Facts) -> None:
     for inner in subgraphs_of(node):
         _walk(inner, facts)  # its inputs' names are not trusted: what a loop carries may change
+    if not node.outputs:
+        return
+    if not is_op(node, node.op_type):
+        for output in node.outputs:
+            facts.declare(output)
+            _name_elements(output, facts)
+        return
+    _learn_types(node, facts)
     _learn_shapes(node, facts)
-    _learn_content(node, facts)
+    if node.op_type != "Constant":
+        _learn_content(node, facts)
+
+
+def _learn_types(node: ir.Node, facts: Facts) -> None:
+    if node.op_type == "If":
+        results = node.attributes["then_branch"].as_graph().outputs
+        found: Sequence[ir.DataType | None] = [facts.kind(value) for value in results]
+    else:
+        found = types_of_results(node, facts)
+    for output, kind in zip(node.outputs, found, strict=False):
+        if kind is not None:
+            facts.kinds[output] = kind
 
 
 def _exclude_branch(node: ir.Node, later: Sequence[ir.Node], facts: Facts) -> None:
@@ -58,6 +82,8 @@ def _exclude_branch(node: ir.Node, later: Sequence[ir.Node], facts: Facts) -> No
     results = [[facts.shape(value) for value in branch.outputs] for branch in branches]
     ranks = [[None if shape is None else len(shape) for shape in found] for found in results]
     if ranks[0] == ranks[1] or any(rank is None for found in ranks for rank in found):
+        return
+    if not any(is_op(each, *RANKS) for each in later):
         return
     possible = [found for found in results if _can_run(node, found, later, facts)]
     if len(possible) == 1:
@@ -87,14 +113,12 @@ def _has_right_ranks(node: ir.Node, facts: Facts) -> bool:
 
 def _learn_shapes(node: ir.Node, facts: Facts) -> None:
     found: list[Found] = []
-    if is_op(node, "If"):
-        found = _merged_branches(node, facts)
-    elif is_op(node, node.op_type):
-        rule = SHAPE_RULES.get(node.op_type)
-        if rule is not None:
+    rule = _merged_branches if node.op_type == "If" else SHAPE_RULES.get(node.op_type)
+    if node.op_type in SAME_SHAPE:
+        found = [facts.shape(node.inputs[0])]
+    elif rule is not None:
+        with suppress(*NOT_VALID):
             found = rule(node, facts)
-        elif node.op_type in SAME_SHAPE:
-            found = [facts.shape(node.inputs[0])]
     for index, output in enumerate(node.outputs):
         facts.learn(output, found[index] if index < len(found) else None)
 
@@ -118,18 +142,16 @@ def _merged(shapes: Sequence[Found]) -> Found:
 
 
 def _learn_content(node: ir.Node, facts: Facts) -> None:
-    if not node.outputs:
-        return
-    rule = CONTENT_RULES.get(node.op_type) if is_op(node, node.op_type) else None
-    found = rule(node, facts) if rule is not None else None
+    rule = CONTENT_RULES.get(node.op_type)
+    found = None
+    if rule is not None:
+        with suppress(*NOT_VALID):
+            found = rule(node, facts)
     if found is None:
         for output in node.outputs:
             _name_elements(output, facts)
         return
     facts.keep(node.outputs[0], found)
-    kind = kind_of_result(node, facts)
-    if kind is not None:
-        facts.kinds[node.outputs[0]] = kind
     if node.outputs[0] not in facts.shapes:
         facts.learn(node.outputs[0], found.shape)
 
@@ -137,7 +159,7 @@ def _learn_content(node: ir.Node, facts: Facts) -> None:
 def _name_elements(value: ir.Value, facts: Facts) -> None:
     """Give each element of a small vector of integers a name, so that it can be followed."""
     shape = facts.shape(value)
-    if value.dtype not in INTEGERS or shape is None or len(shape) > 1:
+    if facts.kind(value) not in INTEGERS or shape is None or len(shape) > 1:
         return
     count = shape[0] if shape else 1
     if isinstance(count, Dim) or count > MAX_CONTENT:

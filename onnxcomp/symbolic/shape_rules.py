@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.symbolic.dims import (
-    divide,
-)
+from onnxcomp.graph import array
+from onnxcomp.symbolic.dims import Dim, divide
 from onnxcomp.symbolic.facts import Facts
 from onnxcomp.symbolic.movement_rules import MOVEMENT_RULES
 from onnxcomp.symbolic.operands import Found, Rule, Size, axes_of, broadcast, normalized
@@ -71,6 +72,73 @@ def _windows(node: ir.Node, dims: Sequence[Size], kernel: Sequence[Size]) -> lis
         span = dim + padding - dilations[axis] * (kernel[axis] - 1) - 1
         found.append(divide(span + strides[axis], strides[axis], floor=True))
     return found
+
+
+def _conv_transpose(node: ir.Node, facts: Facts) -> list[Found]:
+    """Return stride * (dim - 1) + output_padding + dilation * (kernel - 1) + 1 - pads per axis."""
+    source, weight = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if source is None or weight is None:
+        return []
+    count = len(source) - 2
+    channels = weight[1] * node.attributes.get_int("group", 1)
+    given = node.attributes.get_ints("output_shape")
+    if given is not None:
+        return [[source[0], channels, *given[-count:]]]
+    strides = node.attributes.get_ints("strides", [1] * count)
+    dilations = node.attributes.get_ints("dilations", [1] * count)
+    pads = node.attributes.get_ints("pads", [0] * 2 * count)
+    extra = node.attributes.get_ints("output_padding", [0] * count)
+    kernel = node.attributes.get_ints("kernel_shape") or weight[2:]
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return [[source[0], channels, *[None] * count]]
+    dims = [
+        (source[axis + 2] - 1) * strides[axis]
+        + extra[axis] + dilations[axis] * (kernel[axis] - 1) + 1
+        - (pads[axis] + pads[axis + count])
+        for axis in range(count)
+    ]  # fmt: skip
+    return [[source[0], channels, *dims]]
+
+
+def _resize(node: ir.Node, facts: Facts) -> list[Found]:
+    source = facts.shape(node.inputs[0])
+    if source is None:
+        return []
+    sizes = facts.content(node.inputs[3]) if len(node.inputs) > 3 else None
+    if sizes is not None and len(sizes) == len(source) and "axes" not in node.attributes:
+        policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+        return [list(sizes) if policy == "stretch" else [None] * len(source)]
+    scales = array(node.inputs[-1]) if len(node.inputs) in (2, 3) else None
+    if scales is None or len(scales) != len(source):
+        return [[None] * len(source)]
+    return [[_scaled(dim, float(by)) for dim, by in zip(source, scales, strict=True)]]
+
+
+def _scaled(dim: Size, by: float) -> Size | None:
+    """Return floor(dim * by), of an open dim where `by` is a whole number."""
+    if not isinstance(dim, Dim):
+        return math.floor(np.float32(dim) * np.float32(by))  # as ONNX Runtime does
+    return dim * int(by) if by == int(by) else None
+
+
+def _depth_to_space(node: ir.Node, facts: Facts) -> list[Found]:
+    source, block = facts.shape(node.inputs[0]), node.attributes.get_int("blocksize", 1)
+    if source is None or len(source) != 4:
+        return []
+    batch, channels, *dims = source
+    return [[batch, divide(channels, block * block), *(dim * block for dim in dims)]]
+
+
+def _space_to_depth(node: ir.Node, facts: Facts) -> list[Found]:
+    source, block = facts.shape(node.inputs[0]), node.attributes.get_int("blocksize", 1)
+    if source is None or len(source) != 4:
+        return []
+    batch, channels, *dims = source
+    return [[batch, channels * (block * block), *(divide(dim, block) for dim in dims)]]
+
+
+def _like_second(node: ir.Node, facts: Facts) -> list[Found]:
+    return [facts.shape(node.inputs[1])]
 
 
 def _global_pool(node: ir.Node, facts: Facts) -> list[Found]:
@@ -155,6 +223,12 @@ SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
     "Conv": _conv,
     "ConvInteger": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _depth_to_space,
+    "GatherElements": _like_second,
+    "Resize": _resize,
+    "SpaceToDepth": _space_to_depth,
+    "Upsample": _resize,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping
 import onnx_ir as ir
 
 from onnxcomp.graph import subgraphs_of
-from onnxcomp.passes.cleanup._content import content, outline
+from onnxcomp.passes.cleanup._content import content, outline, sample
 from onnxcomp.registry import Effect, register
 
 
@@ -18,15 +18,16 @@ def deduplicate_initializers(model: ir.Model) -> int:
 
     Smaller files, and equal constants become one value, which lets equal nodes be merged. A weight
     of a subgraph gives way to an equal one of a graph around it. Only weights whose type and shape
-    are not unique are read.
+    are not unique are read, and whole only where some blocks of them are equal.
 
     Left alone when a weight is a graph input or output: it is part of the interface.
     """
     values = list(_initializers(model.graph))
-    common = Counter(outline(_tensor(value)) for value in values)
-    keys = {
-        value: content(_tensor(value)) for value in values if common[outline(_tensor(value))] > 1
-    }
+    for look in (outline, sample):  # the dearer, the fewer are left
+        keys = {value: look(_tensor(value)) for value in values}
+        common = Counter(keys.values())
+        values = [value for value in values if common[keys[value]] > 1]
+    keys = {value: content(_tensor(value)) for value in values}
     return _merge(model.graph, keys, {})
 
 

@@ -9,7 +9,7 @@ from onnxcomp.graph import dropout_is_inference, is_op, only_first_output
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Dropout"])
 def eliminate_dropout(graph: ir.Graph, opset: int) -> int:
     """Drop Dropout nodes that only pass their input through.
 

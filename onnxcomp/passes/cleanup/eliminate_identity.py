@@ -9,7 +9,7 @@ from onnxcomp.graph import is_op
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Identity"])
 def eliminate_identity(graph: ir.Graph) -> int:
     """Drop Identity nodes.
 

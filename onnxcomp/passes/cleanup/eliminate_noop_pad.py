@@ -9,7 +9,7 @@ from onnxcomp.graph import has_references, integers, is_op
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Pad"])
 def eliminate_noop_pad(graph: ir.Graph) -> int:
     """Drop Pad nodes whose pads are all zero.
 

@@ -13,7 +13,7 @@ from onnxcomp.registry import Effect, leave, register
 Dim = int | ir.SymbolicDim | None
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"])
 def eliminate_noop_reshape(graph: ir.Graph) -> int:
     """Drop Reshape, Flatten, Squeeze, Unsqueeze and Expand nodes that keep the shape.
 

@@ -13,7 +13,7 @@ from onnxcomp.registry import Effect, leave, register
 TO_THE_END = 2**31 - 1  # what exporters write where no end is meant, or more
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Slice"])
 def eliminate_noop_slice(graph: ir.Graph) -> int:
     """Drop Slice nodes that keep every element.
 

@@ -11,7 +11,7 @@ from onnxcomp.graph import has_references, is_op, rank, static_shape
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Transpose"])
 def eliminate_noop_transpose(graph: ir.Graph) -> int:
     """Drop Transpose nodes that leave every element where it is.
 

@@ -18,7 +18,7 @@ MOVES = frozenset(
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Relu"])
 def eliminate_redundant_relu(graph: ir.Graph) -> int:
     """Drop a Relu whose input is never negative.
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array, make_tensor, tensor
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Session, own_names
 
 # Constants up to this many bytes are written into the graph, where they help shape inference and
 # kernels that want constants; larger ones are fed, uncopied.
@@ -92,6 +92,7 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
 
 def infer(batch: Batch) -> dict[ir.Value, tuple[ir.DataType, int | None]]:
     """Return the type and the bytes (None: not known) of the values, as far as onnx infers them."""
+    own_names(batch.model)
     try:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(batch.model), data_prop=True)
     except Exception:  # the inference refuses some valid models; then nothing is known

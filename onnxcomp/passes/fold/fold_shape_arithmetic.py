@@ -25,7 +25,7 @@ ARITHMETIC = frozenset(
 )
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Shape", "Size", "Reshape"])
 def fold_shape_arithmetic(model: ir.Model) -> int:
     """Compute what follows from the shapes, though the sizes of the inputs are open.
 

@@ -9,7 +9,7 @@ from onnxcomp.graph import is_op, scalar
 from onnxcomp.registry import Effect, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["If"])
 def inline_constant_if(graph: ir.Graph) -> int:
     """Put the branch that is taken in the place of an If whose condition is constant.
 
@@ -20,22 +20,25 @@ def inline_constant_if(graph: ir.Graph) -> int:
     Left alone when the condition depends on the inputs.
     """
     inlined = 0
+    names = {node.name for node in graph}
     for node in graph:  # what is inserted after the If is visited next
         condition = scalar(node.inputs[0]) if is_op(node, "If") else None
         if condition is None:
             continue
         taken = "then_branch" if condition else "else_branch"
-        _inline(graph, node, node.attributes[taken].as_graph())
+        _inline(graph, node, node.attributes[taken].as_graph(), names)
         inlined += 1
     return inlined
 
 
-def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph) -> None:
+def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: set[str | None]) -> None:
     results = list(branch.outputs)
     branch.outputs.clear()
     move_initializers(branch, graph)
     nodes = list(branch)
     branch.remove(nodes)
+    for each in nodes:  # ONNX Runtime refuses two nodes of one name
+        _rename(each, names)
     graph.insert_after(node, nodes)
     last = nodes[-1] if nodes else node
     for result, output in zip(results, node.outputs, strict=True):
@@ -47,3 +50,10 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph) -> None:
         graph.insert_after(last, copy)
         take_over(copy.outputs[0], output)
     remove(node)
+
+
+def _rename(node: ir.Node, names: set[str | None]) -> None:
+    stem, count = node.name, 1
+    while stem and node.name in names:
+        node.name, count = f"{stem}_{count}", count + 1
+    names.add(node.name)

@@ -9,7 +9,7 @@ from onnxcomp.graph import is_op, tensor
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Constant"])
 def lift_constants(model: ir.Model) -> int:
     """Turn Constant nodes into weights.
 

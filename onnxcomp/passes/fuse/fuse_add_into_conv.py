@@ -10,7 +10,7 @@ from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["Conv", "ConvTranspose"])
 def fuse_add_into_conv(graph: ir.Graph) -> int:
     """Fold a constant that is added to (or subtracted from) a convolution into its bias.
 

@@ -17,7 +17,7 @@ from onnxcomp.passes.fuse._gemm import (
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["Gemm"])
 def fuse_add_into_gemm(graph: ir.Graph, opset: int) -> int:
     """Fold a constant that is added to (or subtracted from) a Gemm into its C.
 

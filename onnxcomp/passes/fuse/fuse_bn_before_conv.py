@@ -10,7 +10,7 @@ from onnxcomp.passes.fuse._weights import has_padding, kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["BatchNormalization"])
 def fuse_bn_before_conv(graph: ir.Graph, opset: int) -> int:
     """Fold a BatchNormalization into the Conv that alone reads it.
 

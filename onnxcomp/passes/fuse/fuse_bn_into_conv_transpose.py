@@ -8,7 +8,7 @@ from onnxcomp.passes.fuse._conv_batch_norm import fold_into
 from onnxcomp.registry import Effect, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["BatchNormalization"])
 def fuse_bn_into_conv_transpose(graph: ir.Graph, opset: int) -> int:
     """Fold a BatchNormalization into the ConvTranspose that feeds it.
 

@@ -12,7 +12,7 @@ from onnxcomp.passes.fuse._weights import is_shared
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["BatchNormalization"])
 def fuse_bn_into_gemm(graph: ir.Graph, opset: int) -> int:
     """Fold a BatchNormalization into the Gemm that feeds it.
 

@@ -12,7 +12,7 @@ from onnxcomp.passes.fuse._weights import fitted, is_shared
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["BatchNormalization"])
 def fuse_bn_into_matmul(graph: ir.Graph, opset: int) -> int:
     """Replace a product of two matrices and the BatchNormalization of its columns by one Gemm.
 

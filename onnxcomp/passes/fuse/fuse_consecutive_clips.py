@@ -11,7 +11,7 @@ from onnxcomp.passes.fuse._clip import Bounds, bounds_of, clip_like
 from onnxcomp.registry import Effect, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Clip"])
 def fuse_consecutive_clips(graph: ir.Graph, opset: int) -> int:
     """Replace two Clip nodes in a row by one.
 

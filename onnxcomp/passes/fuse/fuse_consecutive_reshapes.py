@@ -10,7 +10,7 @@ from onnxcomp.graph import has_references, integers, is_op, same_dim
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Reshape"])
 def fuse_consecutive_reshapes(graph: ir.Graph) -> int:
     """Let a Reshape read what the Reshape, Flatten, Squeeze or Unsqueeze nodes before it read.
 

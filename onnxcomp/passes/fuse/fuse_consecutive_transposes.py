@@ -9,7 +9,7 @@ from onnxcomp.graph import has_references, is_op, rank, sole_consumer
 from onnxcomp.registry import Effect, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Transpose"])
 def fuse_consecutive_transposes(graph: ir.Graph) -> int:
     """Replace two Transpose nodes in a row by one, or by none where the second undoes the first.
 

@@ -11,7 +11,7 @@ from onnxcomp.passes.fuse._gemm import BROADCASTS_FROM, FLOATS, is_row
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["MatMul"])
 def fuse_matmul_add_into_gemm(graph: ir.Graph, opset: int) -> int:
     """Replace a product of two matrices and the constant added to it by one Gemm.
 

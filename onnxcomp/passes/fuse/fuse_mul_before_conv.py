@@ -11,7 +11,7 @@ from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["Conv"])
 def fuse_mul_before_conv(graph: ir.Graph) -> int:
     """Fold a constant factor of a Conv's input into its weights.
 

@@ -11,7 +11,7 @@ from onnxcomp.passes.fuse._weights import kernel_of, replace_conv
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["Conv", "ConvTranspose"])
 def fuse_mul_into_conv(graph: ir.Graph) -> int:
     """Fold a constant factor (or divisor) of a convolution's result into its weights.
 

@@ -11,7 +11,7 @@ from onnxcomp.registry import Effect, leave, register
 INPUTS_FROM, AXES_FROM = 11, 18
 
 
-@register(Effect.CLOSE)
+@register(Effect.CLOSE, ops=["Pad"])
 def fuse_pad_into_conv(graph: ir.Graph, opset: int) -> int:
     """Fold a Pad with zeros into the padding of the Conv that alone reads it.
 

@@ -11,7 +11,7 @@ from onnxcomp.passes.fuse._clip import Bounds, bounds_of, clip_like
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT)
+@register(Effect.EXACT, ops=["Clip"])
 def fuse_relu_into_clip(graph: ir.Graph, opset: int) -> int:
     """Replace Relu and Clip in a row, in either order, by one Clip.
 
