@@ -38,6 +38,8 @@ LOSSLESS = (
     "fuse-consecutive-transposes",
     "fuse-consecutive-reshapes",
     "fuse-consecutive-clips",
+    "fuse-consecutive-scalings",
+    "fuse-unsqueeze-into-reshape",
     "fuse-unsqueeze-into-reduce",
     "fuse-slices-into-split",
     "fuse-consecutive-pads",

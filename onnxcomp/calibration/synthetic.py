@@ -38,17 +38,22 @@ def random_feeds(
         yield {spec.name: _draw(spec, rng, sizes or {}) for spec in specs}
 
 
-def runnable_feeds(model: ir.Model, count: int, seed: int = 0) -> list[dict[str, Array]]:
+def runnable_feeds(
+    model: ir.Model, count: int, seed: int = 0, session: Session | None = None
+) -> list[dict[str, Array]]:
     """Return random feeds at the first sizes at which the model runs (see `runnable_sizes`)."""
-    return list(random_feeds(model, count, seed, runnable_sizes(model, count, seed)))
+    return list(random_feeds(model, count, seed, runnable_sizes(model, count, seed, session)))
 
 
-def runnable_sizes(model: ir.Model, count: int, seed: int = 0) -> Sizes:
+def runnable_sizes(
+    model: ir.Model, count: int, seed: int = 0, session: Session | None = None
+) -> Sizes:
     """Return the first sizes of open dims at which all these random feeds run through the model.
 
-    Raises `ModelError` with ONNX Runtime's reason when there are none.
+    `session` is the model's, if it is loaded already. Raises `ModelError` with ONNX Runtime's
+    reason when there are none.
     """
-    session = Session(model)
+    session = session or Session(model)
     reason = ""
     for sizes in _trials(input_specs(model)):
         try:
