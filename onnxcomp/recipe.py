@@ -14,6 +14,7 @@ from onnxcomp.targets import NAMES
 
 LOSSLESS = (
     "eliminate-dead-code",
+    "inline-functions",
     "lift-constants",
     "eliminate-identity",
     "eliminate-dropout",
