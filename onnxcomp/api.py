@@ -17,7 +17,7 @@ from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.collect import collect_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
-from onnxcomp.calibration.synthetic import random_feeds, runnable_feeds
+from onnxcomp.calibration.synthetic import first_runs, random_feeds, runnable_feeds
 from onnxcomp.cost import ModelCost, concrete_shapes, one_sample, total_cost
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array, opset_version
@@ -349,7 +349,7 @@ def _any_feeds(model: ir.Model, file: str | None) -> Mapping[str, Array] | None:
         with contextlib.suppress(ModelError):  # such as weights behind symbolic links
             session = Session(file)
     try:
-        return runnable_feeds(model, 1, session=session)[0]
+        return first_runs(model, 1, session=session).feeds[0]
     except ModelError:
         return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -18,7 +19,7 @@ from onnxcomp.acceptance import (
 )
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples, split
-from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.calibration.synthetic import first_runs
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
 from onnxcomp.recipe import Recipe
@@ -26,8 +27,8 @@ from onnxcomp.runtime import INLINE_LIMIT, Session, input_specs, weight_bytes
 from onnxcomp.targets import detect
 from onnxcomp.verify import Reference, make_reference
 
-# Every result is compared on this many random feeds (one where each run reads gigabytes), and on
-# this many of the user's samples.
+# Every result is compared on this many random samples (one where each run reads gigabytes), and
+# on this many of the user's.
 RANDOM_FEEDS = 2
 REAL_FEEDS = 2
 
@@ -48,38 +49,67 @@ NOTHING_GIVEN = Given()
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data of a run; `reference` holds the original's answers, unless nothing is verified."""
+    """The data of a run; `pending` yields the original's answers, unless nothing is verified."""
 
-    feeds: tuple[Mapping[str, Array], ...]
+    real: tuple[Mapping[str, Array], ...]
     calibration: Samples | None
     budget: Budget | None
-    reference: Reference | None = None
+    pending: Future[Reference] | None = None
+
+    def reference(self) -> Reference | None:
+        """Return the answers of the original to what every result is compared on.
+
+        Raises `ModelError` when ONNX Runtime cannot load the original.
+        """
+        return self.pending.result() if self.pending is not None else None
+
+    @property
+    def feeds(self) -> tuple[Mapping[str, Array], ...]:
+        """What every result is compared on."""
+        reference = self.reference()
+        return self.real if reference is None else reference.feeds
 
 
 def open_inputs(
     model: ir.Model, recipe: Recipe, given: Given, say: Say, file: str | None = None
 ) -> Inputs:
-    """Open the data of a recipe and run the original on what every result is compared on.
+    """Open the data of a recipe, and begin to run the original beside what comes next.
 
-    `file` holds the very model, where there is one: then ONNX Runtime reads it itself. Raises
-    `ModelError` when it cannot load the model.
+    `file` holds the very model, where there is one: then ONNX Runtime reads it itself.
     """
     samples = _samples(model, recipe, given, say)
     calibration, held_out = split(samples) if samples is not None else (None, None)
     budget = _budget(recipe, given, held_out) if recipe.is_lossy and held_out else None
-    real = list(itertools.islice(held_out, REAL_FEEDS)) if held_out is not None else []
+    real = tuple(itertools.islice(held_out, REAL_FEEDS)) if held_out is not None else ()
     if not recipe.verify:
-        return Inputs(tuple(real), calibration, budget)
+        return Inputs(real, calibration, budget)
+    worker = ThreadPoolExecutor(1)
+    pending = worker.submit(_run_original, model, file, real, recipe.seed, say)
+    worker.shutdown(wait=False)
+    return Inputs(real, calibration, budget, pending)
+
+
+def _run_original(
+    model: ir.Model,
+    file: str | None,
+    real: Sequence[Mapping[str, Array]],
+    seed: int,
+    say: Say,
+) -> Reference:
     session = _load_original(model, file)
     try:
-        count = 1 if weight_bytes(model) >= INLINE_LIMIT else RANDOM_FEEDS
-        random = runnable_feeds(model, count, recipe.seed, session)
+        runs = first_runs(model, _count(model), seed, session)
     except ModelError as error:
         if not real:
             _warn(say, f"answers were not compared: {error}")
-        random = []
-    feeds = (*real, *random)
-    return Inputs(feeds, calibration, budget, make_reference(model, feeds, session))
+        return make_reference(model, real, session)
+    return make_reference(model, (*real, *runs.feeds), session, runs.answers)
+
+
+def _count(model: ir.Model) -> int:
+    """Return how many random feeds to compare on: a batch of an open size holds two samples."""
+    batched = any(spec.shape and not isinstance(spec.shape[0], int) for spec in input_specs(model))
+    return 1 if batched or weight_bytes(model) >= INLINE_LIMIT else RANDOM_FEEDS
 
 
 def _load_original(model: ir.Model, file: str | None) -> Session:

@@ -31,13 +31,14 @@ Say = Callable[[str], None]
 def run_lossless(
     model: ir.Model,
     steps: Sequence[Step],
-    reference: Reference | None,
+    reference: Reference | Callable[[], Reference | None] | None,
     say: Say = lambda _: None,
     accepted: Callable[[Verdict], None] = lambda _: None,
 ) -> tuple[ir.Model, list[StepReport]]:
     """Run exact and close passes to a fixpoint and return the result; `model` is not changed.
 
-    `accepted` gets the verdict on the result, with the file that was checked.
+    `reference` may be a function that gives it when it is first needed. `accepted` gets the verdict
+    on the result, with the file that was checked.
 
     When a pass raises, or the result breaks the contract, the guilty pass is found by bisection
     over the applications, left out, and the rest runs again from the start. Without `reference`
@@ -63,10 +64,14 @@ def run_lossless(
 
 
 def _judge(
-    original: ir.Model, reference: Reference | None, result: ir.Model, steps: Iterable[Step]
+    original: ir.Model,
+    reference: Reference | Callable[[], Reference | None] | None,
+    result: ir.Model,
+    steps: Iterable[Step],
 ) -> Verdict:
     stage("comparing with the original")
     keep_declared(result, original)
+    reference = reference() if callable(reference) else reference
     if reference is None:
         return Verdict(tuple(order_problems(result)))
     exact = all(find_pass(step.name).effect is Effect.EXACT for step in steps)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,16 +79,17 @@ def run_recipe(
     loaded = load_model(source)
     asked = as_asked(loaded, recipe)
     path = _path_of(source)
-    stage("running the original")
     inputs = open_inputs(asked.model, recipe, given, say, path if asked.model is loaded else None)
-    asked = at_opset(asked, recipe.opset, inputs.reference)
+    if recipe.opset is not None:
+        asked = at_opset(asked, recipe.opset, inputs.reference())
     done = _run_steps(asked.model, recipe, given, inputs, say, progress)
     evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
     if evidence is None and inputs.budget is not None:
         evidence = judge(asked.model, done.model, inputs.budget)
     verdict = done.verdict
-    if verdict is None and evidence is None and inputs.reference is not None:
-        verdict = judge_lossless(inputs.reference, done.model)
+    reference = inputs.reference()
+    if verdict is None and evidence is None and reference is not None:
+        verdict = judge_lossless(reference, done.model)
     content = verdict.content if verdict is not None else None
     size = len(content) if content is not None else None
     stage("measuring")
@@ -155,8 +157,8 @@ def _run_steps(
             _run_lossy_step(done, model, stretch[0], needs, inputs, say)
             continue
         against = inputs.reference
-        if against is not None and done.evidence is not None:
-            against = make_reference(done.model, inputs.feeds)
+        if inputs.pending is not None and done.evidence is not None:
+            against = partial(make_reference, done.model, inputs.feeds)
         done.model, reports = run_lossless(done.model, stretch, against, say, done.accept)
         done.steps += reports
     return done
@@ -173,12 +175,12 @@ def _run_lossy_step(
     accepted: list[Evidence] = []
 
     def accept(candidate: ir.Model) -> Sequence[str]:
-        if inputs.budget is None or inputs.reference is None:
+        if inputs.budget is None or inputs.pending is None:
             return ()
         accepted.append(judge(original, candidate, inputs.budget))
         return accepted[-1].problems
 
-    done.model, report = run_lossy(done.model, step, needs, accept, inputs.reference)
+    done.model, report = run_lossy(done.model, step, needs, accept, inputs.reference())
     done.steps.append(report)
     if report.status == "applied":
         done.verdict = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,8 @@ from functools import cached_property
 import onnx_ir as ir
 
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import Array, all_graphs, all_nodes, is_random, label
-from onnxcomp.parity import Parity, ParityMeter, compare_outputs
+from onnxcomp.graph import Array, all_graphs, all_nodes, is_random, label, subgraphs_of
+from onnxcomp.parity import Parity, ParityMeter
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import (
     INLINE_LIMIT,
@@ -64,35 +64,49 @@ def make_reference(
     model: ir.Model,
     feeds: Sequence[Mapping[str, Array]],
     session: Session | None = None,
+    answers: Sequence[Mapping[str, Array]] = (),
 ) -> Reference:
     """Run the original, which must not change after, on all feeds, optimizations off.
 
-    `session` is the original's, if it is loaded already. Raises `ModelError` when ONNX Runtime
+    `session` is the original's, if it is loaded already, and `answers` are those to the last feeds,
+    if they are known. Raises `ModelError` when ONNX Runtime
     cannot load or run the original itself.
     """
     session = session or Session(model)
-    answers: tuple[Mapping[str, Array], ...] = tuple(session.run(item) for item in feeds)
-    if any(is_random(node) for node in all_nodes(model)):
-        answers = _repeatable(model, feeds, answers)
-    return Reference(model, tuple(feeds), answers)
+    asked = feeds[: len(feeds) - len(answers)]
+    answers = (*(session.run(item) for item in asked), *answers)
+    by_chance = random_outputs(model)
+    compared = [
+        {name: data for name, data in answer.items() if name not in by_chance} for answer in answers
+    ]
+    return Reference(model, tuple(feeds), tuple(compared))
 
 
-def _repeatable(
-    model: ir.Model,
-    feeds: Sequence[Mapping[str, Array]],
-    answers: Sequence[Mapping[str, Array]],
-) -> tuple[Mapping[str, Array], ...]:
-    """Return the outputs of a random model on which a second session agrees."""
-    again = Session(model)
-    differing = {
-        name
-        for item, answer in zip(feeds, answers, strict=True)
-        for name, output in compare_outputs(answer, again.run(item)).outputs.items()
-        if output.broken or not output.equal
-    }
-    return tuple(
-        {name: data for name, data in answer.items() if name not in differing} for answer in answers
-    )
+def random_outputs(model: ir.Model) -> set[str]:
+    """Name the outputs that depend on a random operator.
+
+    Two models cannot be compared on them: ONNX Runtime seeds a node by its place, and a seeded one
+    goes on from run to run.
+    """
+    functions: set[ir.OperatorIdentifier] = set()
+    for _ in model.functions:  # one that calls a random one is random, and so on
+        functions |= {
+            key
+            for key, function in model.functions.items()
+            if _draws(function.all_nodes(), functions)
+        }
+    tainted: set[ir.Value] = set()
+    for node in model.graph:
+        inner = [each for graph in subgraphs_of(node) for each in graph.all_nodes()]
+        nodes = [node, *inner]
+        reads = any(value in tainted for each in nodes for value in each.inputs)
+        if reads or _draws(nodes, functions):
+            tainted.update(node.outputs)
+    return {value.name or "" for value in model.graph.outputs if value in tainted}
+
+
+def _draws(nodes: Iterable[ir.Node], functions: Container[ir.OperatorIdentifier]) -> bool:
+    return any(is_random(node) or node.op_identifier() in functions for node in nodes)
 
 
 def narrowest_float(model: ir.Model) -> str:

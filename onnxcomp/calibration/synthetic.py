@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -38,17 +39,27 @@ def random_feeds(
         yield {spec.name: _draw(spec, rng, sizes or {}) for spec in specs}
 
 
-def runnable_feeds(
-    model: ir.Model, count: int, seed: int = 0, session: Session | None = None
-) -> list[dict[str, Array]]:
-    """Return random feeds at the first sizes at which the model runs (see `runnable_sizes`)."""
-    return list(random_feeds(model, count, seed, runnable_sizes(model, count, seed, session)))
+@dataclass(frozen=True)
+class Runs:
+    """Random feeds that a model runs on, its answers, and the sizes of its open dims."""
+
+    sizes: Sizes
+    feeds: tuple[dict[str, Array], ...]
+    answers: tuple[dict[str, Array], ...]
 
 
-def runnable_sizes(
-    model: ir.Model, count: int, seed: int = 0, session: Session | None = None
-) -> Sizes:
-    """Return the first sizes of open dims at which all these random feeds run through the model.
+def runnable_feeds(model: ir.Model, count: int, seed: int = 0) -> list[dict[str, Array]]:
+    """Return random feeds at the first sizes at which the model runs (see `first_runs`)."""
+    return list(first_runs(model, count, seed).feeds)
+
+
+def runnable_sizes(model: ir.Model, count: int, seed: int = 0) -> Sizes:
+    """Return the first sizes of open dims at which the model runs (see `first_runs`)."""
+    return first_runs(model, count, seed).sizes
+
+
+def first_runs(model: ir.Model, count: int, seed: int = 0, session: Session | None = None) -> Runs:
+    """Return the first sizes of open dims at which all these random feeds run, and the runs.
 
     `session` is the model's, if it is loaded already. Raises `ModelError` with ONNX Runtime's
     reason when there are none.
@@ -56,13 +67,11 @@ def runnable_sizes(
     session = session or Session(model)
     reason = ""
     for sizes in _trials(input_specs(model)):
+        feeds = tuple(random_feeds(model, count, seed, sizes))
         try:
-            for item in random_feeds(model, count, seed, sizes):
-                session.run(item)
+            return Runs(sizes, feeds, tuple(session.run(item) for item in feeds))
         except ModelError as error:
             reason = reason or str(error)
-            continue
-        return sizes
     raise ModelError(f"no random input runs through the model ({reason}); pass real data")
 
 
