@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxcomp.edits import assign_unique_names, sweep
 from onnxcomp.errors import OnnxcompError, UsageError
 from onnxcomp.graph import all_nodes
-from onnxcomp.recipe import Step
+from onnxcomp.recipe import Step, in_fixpoint_order
 from onnxcomp.registry import Leave, apply, find_pass
 from onnxcomp.runtime import first_line, weight_bytes
 from onnxcomp.shapes import infer_shapes
@@ -74,6 +74,7 @@ def to_fixpoint(
 
     A pass is not run again while nothing changed: neither the graph nor what is known of shapes.
     """
+    steps = in_fixpoint_order(steps)
     result = model.clone()
     tallies = {step.name: Tally() for step in steps}
     trace: list[Application] = []

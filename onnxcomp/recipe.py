@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -67,6 +67,7 @@ LOSSLESS = (
     "fuse-mul-before-conv",
     "fuse-add-into-gemm",
 )
+_PLACES = {name: place for place, name in enumerate(LOSSLESS)}
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "lossless": LOSSLESS,
     "int8": (*LOSSLESS, "quantize-static"),
@@ -134,6 +135,16 @@ class Recipe:
     def is_lossy(self) -> bool:
         """Whether any step may cost accuracy."""
         return any(find_pass(step.name).effect == "lossy" for step in self.steps)
+
+
+def in_fixpoint_order(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps of a lossless stretch in the order in which they run, whatever was written.
+
+    A fixpoint has no first pass, but some take what others would recognise: +3 of a hard sigmoid
+    can go into the Conv before it. So known passes run in the order of the lossless recipe, which
+    makes the result independent of a recipe's order; others come after them as they are written.
+    """
+    return sorted(steps, key=lambda step: _PLACES.get(step.name.replace("_", "-"), len(_PLACES)))
 
 
 def _toml(value: object) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import onnx_ir as ir
 import pytest
 
 from case_pages import parse, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
+from onnxcomp.model_io import load_model
 from onnxcomp.pipeline import run_lossless, stretches
 from onnxcomp.recipe import Step, load_recipe
+from onnxcomp.runtime import inline_bytes
 from onnxcomp.verify import lossless_problems, make_reference
 
 NET = """g (float[1,3,8,8] x) => (float[1,4,6,6] y)
 <float[4,3,3,3] w, float[4] gamma, float[4] beta, float[4] mean, float[4] var>
 { i = Identity (x)   c = Conv (i, w)   n = BatchNormalization (c, gamma, beta, mean, var)
   y = Relu (n) }"""
+MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
 GOOD = ("eliminate-identity", "fuse-bn-into-conv")
 
 
@@ -76,6 +82,15 @@ def test_a_second_run_changes_nothing() -> None:
     again, reports = run_lossless(model, load_recipe("lossless").steps, None)
     assert structure(again) == structure(model)
     assert {report.status for report in reports} == {"unchanged"}
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("seed", [None, 1, 2], ids=["reversed", "shuffled", "shuffled again"])
+def test_the_order_of_passes_does_not_matter(path: Path, seed: int | None) -> None:
+    steps = list(load_recipe("lossless").steps)
+    other = steps[::-1] if seed is None else random.Random(seed).sample(steps, len(steps))
+    first, second = (run_lossless(load_model(path), each, None)[0] for each in (steps, other))
+    assert inline_bytes(first) == inline_bytes(second)
 
 
 def test_lossy_steps_stand_alone() -> None:
