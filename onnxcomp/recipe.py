@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -28,6 +28,16 @@ LOSSLESS = (
     "eliminate-noop-transpose",
     "eliminate-noop-pad",
     "eliminate-noop-slice",
+    "eliminate-noop-arithmetic",
+    "eliminate-noop-concat",
+    "eliminate-noop-resize",
+    "eliminate-noop-scatter",
+    "eliminate-noop-tile",
+    "eliminate-constant-where",
+    "eliminate-double-negation",
+    "eliminate-elementwise-before-shape",
+    "eliminate-expand-before-broadcast",
+    "eliminate-zero-bias",
     "eliminate-squeeze-of-unsqueeze",
     "eliminate-slice-of-concat",
     "eliminate-concat-of-slices",
@@ -43,6 +53,11 @@ LOSSLESS = (
     "fuse-unsqueeze-into-reduce",
     "fuse-slices-into-split",
     "fuse-consecutive-pads",
+    "fuse-cast-into-constant-of-shape",
+    "fuse-not-into-where",
+    "fuse-not-into-comparison",
+    "fuse-reciprocal-into-div",
+    "fuse-min-max-into-clip",
     "fuse-relu-into-clip",
     "eliminate-redundant-relu",
     "normalize-auto-pad",
