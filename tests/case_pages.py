@@ -1,8 +1,9 @@
 """Reads `tests/cases/*.md`: titled sections of one or two models in ONNX's text syntax.
 
 One `onnx` block: the pass must not change it. Two: before and after. Lines `key: value` before
-the first block set `opset` (17 by default), `options` (TOML, such as `ratio = 0.5`) or
-`execute: no`. A weight declared without values gets seeded random ones.
+the first block set `opset` (17 by default), `options` (TOML, such as `ratio = 0.5`), `sites` (what
+the pass counts, 1 by default where it changes something) or `execute: no`. A weight declared
+without values gets seeded random ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import onnx_ir as ir
 FOLDER = Path(__file__).parent / "cases"
 SECTION = re.compile(r"^## (?P<title>.+?)\n(?P<body>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```onnx\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SETTING = re.compile(r"^(opset|options|execute): (.+)$", re.MULTILINE)
+SETTING = re.compile(r"^(opset|options|sites|execute): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Case:
     after: str | None
     opset: int = 17
     options: dict[str, object] = field(default_factory=dict)
+    sites: int = 0
     execute: bool = True
 
     def __str__(self) -> str:
@@ -61,6 +63,7 @@ def read_page(path: Path) -> list[Case]:
                 blocks[1] if len(blocks) == 2 else None,
                 int(settings.get("opset", 17)),
                 tomllib.loads(settings.get("options", "").replace("; ", "\n")),
+                int(settings.get("sites", len(blocks) - 1)),
                 settings.get("execute", "yes") != "no",
             )
         )

@@ -9,7 +9,7 @@ from onnxcomp.graph import has_references, is_op, tensor
 from onnxcomp.registry import Effect, leave, register
 
 
-@register(Effect.EXACT, ops=["Cast"])
+@register(Effect.EXACT, ops=["Cast", "CastLike"])
 def eliminate_noop_cast(graph: ir.Graph) -> int:
     """Drop Cast and CastLike nodes whose input already has the wanted type.
 
