@@ -7,8 +7,9 @@ import importlib.util
 import pytest
 
 from case_checks import check_answers, check_text, prepare
-from case_pages import FOLDER, Case, read_pages
-from onnxcomp.registry import list_passes
+from case_pages import FOLDER, Case, parse, read_pages
+from onnxcomp.graph import all_nodes
+from onnxcomp.registry import find_pass, list_passes
 
 CASES = read_pages()
 
@@ -28,3 +29,11 @@ def test_every_lossless_pass_has_a_page_that_rewrites_and_one_that_does_not(name
     sections = [case for case in CASES if case.pass_name == name]
     assert any(case.after is not None for case in sections)
     assert any(case.after is None for case in sections)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.after], ids=str)
+def test_a_pass_starts_from_the_operators_that_it_names(case: Case) -> None:
+    """What it does not name it must not need: then it would not be run."""
+    ops = find_pass(case.pass_name).ops
+    model = parse(case.before, case.opset)
+    assert not ops or ops & {node.op_type for node in all_nodes(model)}
