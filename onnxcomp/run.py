@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,6 +75,29 @@ def run_recipe(
     progress: Progress | None = None,
 ) -> Result:
     """Run a recipe on a model that is not changed, and return the result with its report."""
+    with _no_collection():
+        return _run(source, recipe, given, say, progress)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the collector of cycles: a graph is one, lives to the end, and is large to search."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _run(
+    source: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
+    recipe: Recipe,
+    given: Given,
+    say: Say,
+    progress: Progress | None,
+) -> Result:
     started = time.perf_counter()
     _check_settings(recipe)
     stage("loading")

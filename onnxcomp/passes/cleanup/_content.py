@@ -19,7 +19,7 @@ def outline(tensor: ir.TensorProtocol) -> Hashable:
 
 def sample(tensor: ir.TensorProtocol) -> Hashable:
     """Return a digest of some blocks of the data: different for most tensors that differ."""
-    if isinstance(tensor, ir.StringTensor):
+    if isinstance(tensor, ir.StringTensor) or tensor.nbytes <= BLOCKS * BLOCK:
         return content(tensor)
     data = _bytes(tensor)
     starts = np.linspace(0, max(len(data) - BLOCK, 0), BLOCKS).astype(int)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -24,10 +24,10 @@ def deduplicate_initializers(model: ir.Model) -> int:
     """
     values = list(_initializers(model.graph))
     for look in (outline, sample):  # the dearer, the fewer are left
-        keys = {value: look(_tensor(value)) for value in values}
+        keys = {value: _seen(value, look) for value in values}
         common = Counter(keys.values())
         values = [value for value in values if common[keys[value]] > 1]
-    keys = {value: content(_tensor(value)) for value in values}
+    keys = {value: _seen(value, content) for value in values}
     return _merge(model.graph, keys, {})
 
 
@@ -39,9 +39,14 @@ def _initializers(graph: ir.Graph) -> Iterator[ir.Value]:
                 yield value
 
 
-def _tensor(value: ir.Value) -> ir.TensorProtocol:
+def _seen(value: ir.Value, look: Callable[[ir.TensorProtocol], Hashable]) -> Hashable:
+    """Return what a look at a weight tells; weights do not change, so each is looked at once."""
     assert value.const_value is not None
-    return value.const_value
+    key = f"onnxcomp.{look.__name__}"
+    known: tuple[object, Hashable] | None = value.meta.get(key)
+    if known is None or known[0] is not value.const_value:
+        known = value.meta[key] = value.const_value, look(value.const_value)
+    return known[1]
 
 
 def _merge(
