@@ -47,6 +47,7 @@ LOSSLESS = (
     "fuse-consecutive-squeezes",
     "fuse-consecutive-casts",
     "fuse-consecutive-transposes",
+    "fuse-transposes-around-elementwise",
     "fuse-consecutive-reshapes",
     "fuse-consecutive-clips",
     "fuse-unsqueeze-into-reshape",
@@ -73,6 +74,7 @@ LOSSLESS = (
     "fuse-mish",
     "fuse-softmax",
     "fuse-consecutive-scalings",
+    "fuse-transpose-into-gemm",
     "fuse-matmul-add-into-gemm",
     "fuse-bn-into-gemm",
     "fuse-bn-into-matmul",
@@ -81,6 +83,10 @@ LOSSLESS = (
     "fuse-mul-into-conv",
     "fuse-mul-before-conv",
     "fuse-add-into-gemm",
+    "merge-parallel-convs",
+    "fuse-consecutive-convs",
+    "fuse-consecutive-gemms",
+    "deduplicate-transposed-initializers",
 )
 _PLACES = {name: place for place, name in enumerate(LOSSLESS)}
 PRESETS: Mapping[str, tuple[str, ...]] = {

@@ -72,11 +72,16 @@ def read_page(path: Path) -> list[Case]:
 
 def parse(text: str, opset: int) -> ir.Model:
     """Parse a model; `<ir_version ...>` may be left out."""
+    return ir.from_proto(parse_proto(text, opset))
+
+
+def parse_proto(text: str, opset: int) -> onnx.ModelProto:
+    """Parse a model to its message."""
     if not text.lstrip().startswith("<"):
         text = f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}'
     proto = onnx.parser.parse_model(text)
     give_weights(proto.graph)
-    return ir.from_proto(proto)
+    return proto
 
 
 def give_weights(graph: onnx.GraphProto) -> None:

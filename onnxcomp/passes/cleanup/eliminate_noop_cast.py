@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import has_references, is_op, tensor
+from onnxcomp.graph import is_op, tensor
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -20,7 +20,7 @@ def eliminate_noop_cast(graph: ir.Graph) -> int:
     """
     dropped = 0
     for node in graph:
-        if not is_op(node, "Cast", "CastLike") or has_references(node):
+        if not is_op(node, "Cast", "CastLike"):
             continue
         has = _type(node.inputs[0])
         wants = _type(node.inputs[1]) if node.op_type == "CastLike" else _target(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import has_references, integers, is_op
+from onnxcomp.graph import integers, is_op
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -21,7 +21,7 @@ def eliminate_noop_pad(graph: ir.Graph) -> int:
     """
     dropped = 0
     for node in graph:
-        if not is_op(node, "Pad") or has_references(node):
+        if not is_op(node, "Pad"):
             continue
         if len(node.inputs) > 1:
             pads = integers(node.inputs[1])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import has_references, integers, is_op, rank, same_dim, same_shape, static_shape
+from onnxcomp.graph import integers, is_op, rank, same_dim, same_shape, static_shape
 from onnxcomp.registry import Effect, leave, register
 
 Dim = int | ir.SymbolicDim | None
@@ -26,7 +26,7 @@ def eliminate_noop_reshape(graph: ir.Graph) -> int:
     """
     dropped = 0
     for node in graph:
-        if not is_op(node, *_KEEPS_SHAPE) or has_references(node):
+        if not is_op(node, *_KEEPS_SHAPE):
             continue
         if node.inputs[0] is None or not _KEEPS_SHAPE[node.op_type](node, node.inputs[0]):
             continue

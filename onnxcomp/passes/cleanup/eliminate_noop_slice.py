@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import has_references, integers, is_op
+from onnxcomp.graph import integers, is_op
 from onnxcomp.registry import Effect, leave, register
 
 TO_THE_END = 2**31 - 1  # what exporters write where no end is meant, or more
@@ -25,7 +25,7 @@ def eliminate_noop_slice(graph: ir.Graph) -> int:
     """
     dropped = 0
     for node in graph:
-        if not is_op(node, "Slice") or has_references(node) or not _keeps_everything(node):
+        if not is_op(node, "Slice") or not _keeps_everything(node):
             continue
         if not bypass(node):
             leave(node, "its result is a graph output, which its source cannot be")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import has_references, is_op, rank, static_shape
+from onnxcomp.graph import is_op, rank, static_shape
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -23,7 +23,7 @@ def eliminate_noop_transpose(graph: ir.Graph) -> int:
     """
     dropped = 0
     for node in graph:
-        if not is_op(node, "Transpose") or has_references(node):
+        if not is_op(node, "Transpose"):
             continue
         if not _moves_nothing(node):
             continue

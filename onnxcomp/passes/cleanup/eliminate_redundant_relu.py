@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass
-from onnxcomp.graph import dropout_is_inference, has_references, is_op, scalar
+from onnxcomp.graph import dropout_is_inference, is_op, scalar
 from onnxcomp.registry import Effect, leave, register
 
 NONNEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Sqrt", "Softplus")
@@ -51,7 +51,7 @@ def _is_nonnegative(node: ir.Node, positive: set[ir.Value]) -> bool:
         kind = node.inputs[0].type if node.inputs[0] is not None else None
         return isinstance(kind, ir.TensorType) and kind.dtype in FLOATS
     if is_op(node, "Clip"):
-        return not has_references(node) and _clips_from_zero(node)
+        return _clips_from_zero(node)
     if is_op(node, "Concat"):
         return all(value in positive for value in node.inputs)
     if not node.inputs or node.inputs[0] not in positive:

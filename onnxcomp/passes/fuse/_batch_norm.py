@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxcomp.graph import array, has_references, only_first_output
+from onnxcomp.graph import array, only_first_output
 from onnxcomp.registry import leave
 
 # Before this operator set a node trains unless `is_test` says otherwise.
@@ -29,9 +29,6 @@ def affine_of(bn: ir.Node, opset: int) -> Affine | None:
     None, with the reason left at the node, when it trains, when a parameter is not constant, or
     when a statistic is returned (Ioffe and Szegedy, arXiv:1502.03167, section 3.1).
     """
-    if has_references(bn):
-        leave(bn, "an attribute of it is an argument of the function around it")
-        return None
     trains = bn.attributes.get_int("training_mode", 0) if opset >= 14 else _has_statistics(bn)
     tests = bn.attributes.get_int("is_test", int(opset >= TESTS_FROM))
     if trains or not tests or not only_first_output(bn):

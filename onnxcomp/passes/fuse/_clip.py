@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, node_like
-from onnxcomp.graph import array, has_references
+from onnxcomp.graph import array
 from onnxcomp.registry import leave
 
 
@@ -40,8 +40,6 @@ class Bounds:
 
 def bounds_of(clip: ir.Node, opset: int) -> Bounds | None:
     """Return the bounds of a Clip; None, with the reason left, when they are not known numbers."""
-    if has_references(clip):
-        return None
     if opset < 11:
         found = [clip.attributes.get_float(name, None) for name in ("min", "max")]
         low, high = (None if number is None else np.float32(number) for number in found)

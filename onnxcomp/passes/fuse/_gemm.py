@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, attributes_except, node_like, replace
-from onnxcomp.graph import Array, array, has_references, static_shape
+from onnxcomp.graph import Array, array, static_shape
 from onnxcomp.passes.fuse._weights import fitted
 
 # Gemm's own rule for the shapes of C came with opset 7; before, a `broadcast` attribute said it.
@@ -24,9 +24,7 @@ class Bias:
 
 
 def bias_of(gemm: ir.Node) -> Bias | None:
-    """Return beta * C, or None when C is not constant or an attribute is a function's argument."""
-    if has_references(gemm):
-        return None
+    """Return beta * C, or None when C is not constant."""
     given = gemm.inputs[2] if len(gemm.inputs) > 2 else None
     if given is None:
         return Bias(np.zeros(()))

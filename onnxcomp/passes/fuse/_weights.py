@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, node_like, replace
-from onnxcomp.graph import Array, array, has_references, is_op, tensor
+from onnxcomp.graph import Array, array, is_op, tensor
 from onnxcomp.registry import leave
 
 # A fused copy of a weight that other nodes still read makes the model larger; up to this many
@@ -64,9 +64,6 @@ def kernel_of(conv: ir.Node, at: ir.Node, *, copied: bool = True) -> Kernel | No
 
     A weight that is shared and large has no kernel, unless only the bias is to change (`copied`).
     """
-    if has_references(conv):
-        leave(at, "an attribute of the convolution is an argument of the function around it")
-        return None
     weight = array(conv.inputs[1])
     given = conv.inputs[2] if len(conv.inputs) > 2 else None
     bias = array(given)
@@ -141,6 +138,6 @@ def has_padding(conv: ir.Node) -> bool:
     """Say whether a Conv may read beyond its input's edges."""
     if conv.attributes.get_string("auto_pad", "NOTSET") == "VALID":
         return False
-    if has_references(conv) or conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+    if conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return True
     return any(conv.attributes.get_ints("pads", ()))

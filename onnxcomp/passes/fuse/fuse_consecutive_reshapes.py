@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import has_references, integers, is_op, same_dim
+from onnxcomp.graph import integers, is_op, same_dim
 from onnxcomp.registry import Effect, leave, register
 
 
@@ -23,7 +23,7 @@ def fuse_consecutive_reshapes(graph: ir.Graph) -> int:
     """
     fused = 0
     for second in graph:
-        if not is_op(second, "Reshape") or len(second.inputs) < 2 or has_references(second):
+        if not is_op(second, "Reshape") or len(second.inputs) < 2:
             continue
         source = _before_reshapes(second.inputs[0])
         if source is None or source is second.inputs[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcomp.edits import bypass, node_like, remove, replace
-from onnxcomp.graph import has_references, is_op, rank, sole_consumer
+from onnxcomp.graph import is_op, rank, sole_consumer
 from onnxcomp.registry import Effect, register
 
 
@@ -26,8 +26,6 @@ def fuse_consecutive_transposes(graph: ir.Graph) -> int:
             continue
         first = second.inputs[0].producer()
         if first is None or not is_op(first, "Transpose") or first.inputs[0] is None:
-            continue
-        if has_references(first) or has_references(second):
             continue
         perm = _composed(first, second)
         if perm is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcomp.edits import attributes_except, node_like, replace
-from onnxcomp.graph import Array, array, has_references, integers, is_op, rank, sole_consumer
+from onnxcomp.graph import Array, array, integers, is_op, rank, sole_consumer
 from onnxcomp.registry import Effect, leave, register
 
 INPUTS_FROM, AXES_FROM = 11, 18
@@ -35,7 +35,7 @@ def fuse_pad_into_conv(graph: ir.Graph, opset: int) -> int:
         auto_pad = conv.attributes.get_string("auto_pad", "NOTSET")
         dims = rank(conv.inputs[1])
         pads = _pads(pad, opset, dims) if dims is not None else None
-        unknown = pads is None or auto_pad not in ("NOTSET", "VALID") or has_references(conv)
+        unknown = pads is None or auto_pad not in ("NOTSET", "VALID")
         if pads is None or dims is None or unknown:
             leave(pad, "its pads are not known, or the convolution computes its own")
             continue
