@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench corpus clean
+.PHONY: help demo test check format docs bench bench-lossless corpus clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ docs: $(VENV)/installed  ## write docs/passes/*.md from the code and the case pa
 
 bench: $(VENV)/installed  ## time and size of every model in models/, lossless and int8
 	$(BIN)/python benchmarks/overview.py
+
+bench-lossless: $(VENV)/installed  ## compare with other optimizers on public models; writes the tables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[bench]'
+	$(BIN)/python benchmarks/lossless.py --write $(ARGS)
 
 corpus: $(VENV)/installed  ## the tests on real models; set ONNXCOMP_CORPUS to their folder
 	$(BIN)/python -m pytest tests/corpus

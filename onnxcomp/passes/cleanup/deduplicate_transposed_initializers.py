@@ -17,7 +17,7 @@ SMALLEST = 1024
 GRID = 8
 
 
-@register(Effect.EXACT, ops=["Gemm"])
+@register(Effect.CLOSE, ops=["Gemm"])
 def deduplicate_transposed_initializers(graph: ir.Graph) -> int:
     """Keep one of two matrices of which one is the other's transpose, where only Gemms read it.
 
