@@ -188,8 +188,9 @@ def test_shapes_are_those_of_a_run(path: Path) -> None:
         "c = GatherElements <axis = 0> (zero, zero)",
         "p = Unsqueeze (x, one) a = Resize (p, none, scales) b = DepthToSpace <blocksize = 1> (a) "
         "c = SpaceToDepth <blocksize = 1> (a)",
-        "s = Shape (x) u = Concat <axis = 0> (s, s) rows = Reshape (u, pairs) m = Slice (rows, minus1, "
-        "low, zero, minus1) a = Transpose (m) b = Reshape (a, flat) c = Slice (rows, one, big, one)",
+        "s = Shape (x) u = Concat <axis = 0> (s, s) rows = Reshape (u, pairs) "
+        "m = Slice (rows, minus1, low, zero, minus1) a = Transpose (m) b = Reshape (a, flat) "
+        "c = Slice (rows, one, big, one)",
         "a = MatMul (x, k) b = MatMul (x, v) c = Softmax (a)",
         "p = Pad (x, pads) a = Reshape (p, r) b = Reshape (x, q) c = Range (zero0, one0, one0)",
         "s = Shape (x) a = Gather (s, one) b = Less (a, zero) d = Not (b) c = And (b, d)",
