@@ -38,7 +38,8 @@ def _bytes(tensor: ir.TensorProtocol) -> np.ndarray[tuple[int], np.dtype[np.uint
 def content(tensor: ir.TensorProtocol) -> Hashable:
     """Return the type, the shape and the bytes, or a digest of many.
 
-    To the bit: 0.0 is not -0.0, and NaNs of other bits are other numbers. The data is hashed where it lies (a memory map stays one), not copied.
+    To the bit: 0.0 is not -0.0, and NaNs of other bits are other numbers. The data is hashed where
+    it lies (a memory map stays one), not copied.
     """
     if isinstance(tensor, ir.StringTensor):
         return outline(tensor), tuple(tensor.string_data())
