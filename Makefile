@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench bench-lossless corpus clean
+.PHONY: help demo test check format docs bench bench-lossless corpus mutants clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-lossless: $(VENV)/installed  ## compare with other optimizers on public mo
 
 corpus: $(VENV)/installed  ## the tests on real models; set ONNXCOMP_CORPUS to their folder
 	$(BIN)/python -m pytest tests/corpus
+
+mutants: $(VENV)/installed  ## put small errors into the passes and list those that no test finds
+	$(BIN)/python tests/mutation/run.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -87,8 +87,13 @@ class _Sums:
 
 @dataclass
 class ParityMeter:
-    """Accumulates differences; holds a few sums per output and no array."""
+    """Accumulates differences; holds a few sums per output and no array.
 
+    `ranges` are of outputs whose numbers have one by nature, such as probabilities: theirs counts
+    as at least that, though a sample may show only a corner of it.
+    """
+
+    ranges: Mapping[str, float] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
     samples: int = 0
 
@@ -104,7 +109,8 @@ class ParityMeter:
 
     def result(self) -> Parity:
         """Return the parity so far."""
-        return Parity({name: _finish(sums) for name, sums in self.sums.items()}, self.samples)
+        found = {name: _finish(sums, self.ranges.get(name)) for name, sums in self.sums.items()}
+        return Parity(found, self.samples)
 
 
 def compare_outputs(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parity:
@@ -187,9 +193,10 @@ def _rank(sums: _Sums, x: Array, y: Array) -> None:
         sums.ranked += same.size
 
 
-def _finish(sums: _Sums) -> OutputParity:
+def _finish(sums: _Sums, natural: float | None = None) -> OutputParity:
     spread = sums.high - sums.low if sums.high >= sums.low else 0.0
     spread = spread or max(abs(sums.high), 1e-30) if math.isfinite(sums.high) else 1.0
+    spread = max(spread, natural or 0.0)
     sqnr = math.inf
     if sums.noise > 0:
         sqnr = 10 * math.log10(sums.signal / sums.noise) if sums.signal > 0 else -math.inf

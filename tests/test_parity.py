@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from case_pages import parse
 from onnxcomp.parity import ParityMeter, compare_outputs
 from onnxcomp.registry import Effect
+from onnxcomp.verify import natural_ranges
 
 FLOATS = hnp.arrays(
     np.float32,
@@ -103,3 +105,21 @@ def test_sequences_are_compared_element_by_element() -> None:
 def test_json_has_no_infinity() -> None:
     exact = compare_outputs({"y": np.ones(2)}, {"y": np.ones(2)}).outputs["y"].to_dict()
     assert exact == {"max_abs": 0.0, "sqnr_db": 999.0, "cosine": 1.0, "top1": 1.0}
+
+
+def test_a_natural_range_counts_at_least() -> None:
+    """Sigmoid errs by 1e-7, which is no rounding of its range where all answers are near 0."""
+    meter = ParityMeter({"p": 1.0})
+    meter.add({"p": np.array([0.0, 1e-5], np.float32)}, {"p": np.array([1e-7, 1e-5], np.float32)})
+    assert not meter.result().failures(Effect.CLOSE)
+    meter.add({"p": np.array([0.0, 1e-5], np.float32)}, {"p": np.array([1e-3, 1e-5], np.float32)})
+    assert meter.result().failures(Effect.CLOSE)
+
+
+def test_natural_ranges_are_found_behind_movement() -> None:
+    model = parse(
+        "g (float[2,3] x) => (float[3,2] p, float[2,3] q, float[2,3] r) { s = Sigmoid (x)"
+        "  p = Transpose (s)   q = Tanh (x)   r = Add (s, q) }",
+        17,
+    )
+    assert natural_ranges(model) == {"p": 1.0, "q": 2.0}

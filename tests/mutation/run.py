@@ -12,6 +12,7 @@ import argparse
 import ast
 import contextlib
 import fnmatch
+import gc
 import hashlib
 import importlib
 import json
@@ -277,6 +278,8 @@ def run_target(target: Target, ledger: Ledger | None = None, jobs: int = 2) -> l
         for page in target.pages:  # read here, once, and not in each process
             _references(page)
             _near_misses(page)
+        gc.collect()
+        gc.freeze()  # a collection in a child would copy what it shares with this process
         cpu = _baseline(target) * 3 + CPU_SECONDS
         running: dict[int, int] = {}
         while waiting or running:
