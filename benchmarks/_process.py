@@ -17,7 +17,7 @@ from typing import IO
 
 MB = 1e6
 SAMPLE_EVERY = 0.01
-REASON_LENGTH = 160
+REASON_LENGTH = 200
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,17 @@ def test_weights_of_other_bits_stay_apart(payload: int) -> None:
     assert run_pass("deduplicate-initializers", model) == 0
 
 
+def test_a_weight_that_is_replaced_is_looked_at_again() -> None:
+    model = parse(
+        "g (float[1] x) => (float[1] y) <float[1] w = {1}, float[1] v = {2}>"
+        "{ a = Add (x, w) y = Add (a, v) }",
+        17,
+    )
+    assert run_pass("deduplicate-initializers", model) == 0
+    model.graph.initializers["v"].const_value = ir.tensor(np.ones(1, np.float32), name="v")
+    assert run_pass("deduplicate-initializers", model) == 1
+
+
 def test_equal_strings_become_one() -> None:
     model = parse(
         "g (string[2] x) => (bool[2] y, bool[2] z)"

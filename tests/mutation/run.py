@@ -45,6 +45,7 @@ PASSES = TESTS.parent / "onnxcomp" / "passes"
 FAMILIES = ("cleanup", "fold", "fuse")
 # Beside the pages: what tests a module in ways that no page can. Patterns of file names.
 MORE_TESTS = {
+    "deduplicate_transposed_initializers": ["test_transposed_initializers.py"],
     "_broadcast": ["test_broadcast.py"],
     "_slices": ["test_movement_properties.py::test_two_slices"],
     "_axes": ["test_movement_properties.py::test_squeezes_and_unsqueezes"],
@@ -59,6 +60,7 @@ MORE_TESTS = {
     "normalize_auto_pad": ["test_movement_properties.py::test_auto_pad"],
     "fuse_pad_into_pool": ["test_movement_properties.py::test_a_pad_before_a_pool"],
 }
+HARNESS = ("case_pages", "case_checks", "near_misses")
 SURVIVED, PAGE, NEAR, TEST, STUCK, BROKEN = "survived", "page", "near", "test", "stuck", "broken"
 EXIT_CODES = {SURVIVED: 0, PAGE: 10, TEST: 11, BROKEN: 12, NEAR: 13}
 CPU_SECONDS = 20  # a mutant that computes this much longer than the checks take is stuck
@@ -89,7 +91,8 @@ class Target:
     def digests(self) -> tuple[str, str]:
         """Return what a kill and what a survival depend on."""
         operators = (TESTS / "mutation" / "operators.py").read_text()
-        texts = [(FOLDER / f"{page}.md").read_text() for page in self.pages]
+        texts = [(TESTS / f"{name}.py").read_text() for name in HARNESS]
+        texts += [(FOLDER / f"{page}.md").read_text() for page in self.pages]
         texts += [(TESTS / test.partition("::")[0]).read_text() for test in self.tests]
         texts += [_source(name) for name in self.dependants]
         return _digest([self.source, operators]), _digest([self.source, operators, *texts])
