@@ -45,6 +45,7 @@ PASSES = TESTS.parent / "onnxcomp" / "passes"
 FAMILIES = ("cleanup", "fold", "fuse")
 # Beside the pages: what tests a module in ways that no page can. Patterns of file names.
 MORE_TESTS = {
+    "fuse_consecutive_clips": ["test_infinite_bounds.py"],
     "deduplicate_transposed_initializers": ["test_transposed_initializers.py"],
     "_broadcast": ["test_broadcast.py"],
     "_slices": ["test_movement_properties.py::test_two_slices"],

@@ -20,7 +20,8 @@ def fuse_consecutive_clips(graph: ir.Graph, opset: int) -> int:
     ranges too, where the result is the bound of the second that is nearer to the first. NaN passes
     through one Clip as through two.
 
-    Left alone when the intermediate is read elsewhere, and when a bound is not constant or is NaN.
+    Left alone when the intermediate is read elsewhere, and when a bound is not constant, is NaN or
+    is an infinity that leaves no number.
     """
     fused = 0
     for second in graph:
@@ -30,7 +31,7 @@ def fuse_consecutive_clips(graph: ir.Graph, opset: int) -> int:
         if first is None or not is_op(first, "Clip") or first.inputs[0] is None:
             continue
         inner, outer = bounds_of(first, opset), bounds_of(second, opset)
-        if inner is None or outer is None:
+        if inner is None or outer is None or _is_empty(inner) or _is_empty(outer):
             continue
         bounds = Bounds(_low(inner, outer), _high(inner, outer), inner.as_inputs)
         name = second.outputs[0].name or "clip"
@@ -42,12 +43,17 @@ def fuse_consecutive_clips(graph: ir.Graph, opset: int) -> int:
 def _low(inner: Bounds, outer: Bounds) -> np.generic | None:
     """Return clip(a, c, d); an absent bound is the last finite number, so it limits infinity."""
     if inner.low is None or (outer.low is None and np.isinf(inner.low)):
-        return outer.low
+        return None if outer.low is not None and np.isinf(outer.low) else outer.low
     return outer.apply(inner.low)
 
 
 def _high(inner: Bounds, outer: Bounds) -> np.generic | None:
     """Return clip(b, c, d), likewise."""
     if inner.high is None or (outer.high is None and np.isinf(inner.high)):
-        return outer.high
+        return None if outer.high is not None and np.isinf(outer.high) else outer.high
     return outer.apply(inner.high)
+
+
+def _is_empty(bounds: Bounds) -> bool:
+    """Say whether no finite number is in the range, so that infinity is the result."""
+    return bool(bounds.low == np.inf or bounds.high == -np.inf)
