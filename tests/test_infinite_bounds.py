@@ -19,7 +19,7 @@ BOUNDS = (None, -np.inf, -1.0, np.inf)
 
 @pytest.mark.parametrize(("low", "high"), list(product(BOUNDS, BOUNDS)))
 @pytest.mark.parametrize(
-    ("least", "most"), list(product((None, -2.0, -np.inf), (None, 2.0, np.inf)))
+    ("least", "most"), list(product((None, -2.0, -np.inf, np.inf), (None, 2.0, -np.inf, np.inf)))
 )
 def test_two_clips(
     low: float | None, high: float | None, least: float | None, most: float | None
