@@ -47,8 +47,8 @@ def test_a_run_names_its_stages() -> None:
     seen: list[str] = []
     with listening(seen.append):
         onnxcomp.optimize(CNN)
-    assert seen[:2] == ["loading", "running the original"]
-    assert "fuse-bn-into-conv" in seen
+    assert seen[0] == "loading"
+    assert seen.index("fuse-bn-into-conv") > 0
     assert seen.index("comparing with the original") > seen.index("fuse-bn-into-conv")
     stage("nobody listens")
     assert "nobody listens" not in seen
