@@ -22,8 +22,8 @@ from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array
 from onnxcomp.model_io import load_model
 from onnxcomp.parity import ParityMeter
+from onnxcomp.reference import narrowest_float
 from onnxcomp.runtime import Session, first_line
-from onnxcomp.verify import narrowest_float
 
 SEED = 7
 FEEDS_PER_SIZE = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -93,6 +95,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
+    # A graph is one large cycle that lives to the end: to look for others takes longer than passes.
+    gc.disable()
+    atexit.register(gc.freeze)
     cli(prog_name="onnxcomp")
 
 

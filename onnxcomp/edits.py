@@ -207,14 +207,15 @@ def _sweep_initializers(graph: ir.Graph) -> int:
 
 def _sweep_functions(model: ir.Model) -> int:
     removed = 0
-    while True:  # a function that only an unused one calls is unused too
+    while model.functions:  # one that only an unused one calls is unused too
         called = {node.op_identifier() for node in all_nodes(model)}
         unused = [key for key in model.functions if key not in called]
         for key in unused:
             del model.functions[key]
         removed += len(unused)
         if not unused:
-            return removed
+            break
+    return removed
 
 
 def attributes_except(node: ir.Node, *names: str) -> list[ir.Attr]:

@@ -17,7 +17,7 @@ from onnxcomp.registry import Leave, apply, find_pass
 from onnxcomp.runtime import first_line, weight_bytes
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.stages import stage
-from onnxcomp.verify import order_problems
+from onnxcomp.structure import order_problems
 
 # Rounds of a lossless stretch; each real model so far needs two or three.
 MAX_ROUNDS = 20

@@ -23,9 +23,9 @@ from onnxcomp.calibration.synthetic import first_runs
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
 from onnxcomp.recipe import Recipe
+from onnxcomp.reference import Reference, make_reference
 from onnxcomp.runtime import INLINE_LIMIT, Session, input_specs, weight_bytes
 from onnxcomp.targets import detect
-from onnxcomp.verify import Reference, make_reference
 
 # Every result is compared on this many random samples (one where each run reads gigabytes), and
 # on this many of the user's.

@@ -14,11 +14,13 @@ from onnxcomp.graph import Array, count_nodes, opset_version
 from onnxcomp.opset_convert import convert_opset
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Recipe, Shape, Step
+from onnxcomp.reference import Reference
 from onnxcomp.runtime import Session, value_spec
 from onnxcomp.shapes import infer_shapes, keep_declared
+from onnxcomp.structure import checker_problem
 from onnxcomp.symbolic.dims import Dim
 from onnxcomp.symbolic.propagate import propagate
-from onnxcomp.verify import Reference, checker_problem, lossless_problems
+from onnxcomp.verify import lossless_problems
 
 FOLDING = ("fold-shape-arithmetic", "fold-constants")
 

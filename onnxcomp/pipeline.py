@@ -12,18 +12,14 @@ from onnxcomp.errors import OnnxcompError
 from onnxcomp.fixpoint import Check, PassFailedError, Tally, bisect, to_fixpoint
 from onnxcomp.graph import count_nodes
 from onnxcomp.recipe import Step
+from onnxcomp.reference import Reference
 from onnxcomp.registry import Effect, Leave, apply, find_pass
 from onnxcomp.report import StepReport
 from onnxcomp.runtime import first_line, weight_bytes
 from onnxcomp.shapes import keep_declared
 from onnxcomp.stages import stage
-from onnxcomp.verify import (
-    Reference,
-    Verdict,
-    judge_lossless,
-    order_problems,
-    structure_problems,
-)
+from onnxcomp.structure import order_problems
+from onnxcomp.verify import Verdict, judge_lossless, structure_problems
 
 Say = Callable[[str], None]
 

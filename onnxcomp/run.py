@@ -27,11 +27,12 @@ from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.model_io import external_tensors, load_model, save_model, write_bytes
 from onnxcomp.pipeline import run_lossless, run_lossy, stretches
 from onnxcomp.recipe import Recipe, Step
+from onnxcomp.reference import make_reference
 from onnxcomp.registry import Effect, find_pass
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import stage
 from onnxcomp.targets import find_target
-from onnxcomp.verify import Verdict, judge_lossless, make_reference
+from onnxcomp.verify import Verdict, judge_lossless
 
 if TYPE_CHECKING:
     import onnx

@@ -58,7 +58,7 @@ def _name_dims(model: ir.Model) -> tuple[bool, bool]:
             whole &= dims is not None and kind is not None
             if value.type is None and kind is not None:
                 value.type, learnt = ir.TensorType(kind), True
-            if dims is not None and value.meta.get(DIMS) != dims:
+            if dims is not None and value.meta.data.get(DIMS) != dims:
                 value.meta.setdefault(DECLARED, value.shape)
                 value.meta[DIMS] = dims
                 value.shape = ir.Shape([d if isinstance(d, int) else d.text for d in dims])

@@ -10,10 +10,11 @@ from onnxcomp.graph import Array
 from onnxcomp.parity import ParityMeter
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Step, load_recipe
+from onnxcomp.reference import narrowest_float
 from onnxcomp.registry import Effect, find_pass, list_passes
 from onnxcomp.runtime import Session, inline_bytes
 from onnxcomp.shapes import keep_declared
-from onnxcomp.verify import checker_problem, interface_problems, narrowest_float, order_problems
+from onnxcomp.structure import checker_problem, interface_problems, order_problems
 
 RECIPE = load_recipe("lossless").steps
 

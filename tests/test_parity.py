@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from case_pages import parse
 from onnxcomp.parity import ParityMeter, compare_outputs
+from onnxcomp.reference import natural_ranges
 from onnxcomp.registry import Effect
-from onnxcomp.verify import natural_ranges
 
 FLOATS = hnp.arrays(
     np.float32,

@@ -13,8 +13,9 @@ from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.model_io import load_model
 from onnxcomp.pipeline import run_lossless, stretches
 from onnxcomp.recipe import Step, load_recipe
+from onnxcomp.reference import make_reference
 from onnxcomp.runtime import inline_bytes
-from onnxcomp.verify import lossless_problems, make_reference
+from onnxcomp.verify import lossless_problems
 
 NET = """g (float[1,3,8,8] x) => (float[1,4,6,6] y)
 <float[4,3,3,3] w, float[4] gamma, float[4] beta, float[4] mean, float[4] var>

@@ -15,8 +15,10 @@ from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.model_io import external_tensors
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Step
+from onnxcomp.reference import make_reference
 from onnxcomp.registry import Effect, apply, find_pass
-from onnxcomp.verify import interface_problems, lossless_problems, make_reference
+from onnxcomp.structure import interface_problems
+from onnxcomp.verify import lossless_problems
 
 NET = "g (float[N,4] x) => (float[N,4] y) { a = Identity (x)   b = Relu (a)   y = Neg (b) }"
 COPY = "import sys, onnx; model = onnx.load(sys.argv[1]); {edit}; onnx.save(model, sys.argv[2])"

@@ -30,7 +30,7 @@ from onnxcomp.model_io import load_model
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import Session, inline_bytes
-from onnxcomp.verify import order_problems
+from onnxcomp.structure import order_problems
 
 FOLDER = Path(__file__).parent / "traps"
 SETTING = re.compile(r"^(opset|ir|keeps): (.+)$", re.MULTILINE)

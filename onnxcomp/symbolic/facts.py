@@ -24,7 +24,7 @@ Shape = tuple["int | Dim", ...]
 
 def declared_shape(value: ir.Value) -> ir.Shape | None:
     """Return the shape that the model declares, also where inference wrote another."""
-    return value.meta.get(DECLARED, value.shape)  # type: ignore[no-any-return]
+    return value.meta.data.get(DECLARED, value.shape)
 
 
 @dataclass

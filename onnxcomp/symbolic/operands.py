@@ -24,6 +24,8 @@ def broadcast(*shapes: Sequence[Size | None] | None) -> list[Size | None] | None
     if any(shape is None for shape in shapes):
         return None
     known = [list(shape) for shape in shapes if shape is not None]
+    if known and all(shape == known[0] for shape in known):
+        return known[0]
     rank = max(map(len, known), default=0)
     padded = [[*[1] * (rank - len(shape)), *shape] for shape in known]
     return [_broadcast_dim([shape[axis] for shape in padded]) for axis in range(rank)]

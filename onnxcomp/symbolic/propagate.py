@@ -18,6 +18,8 @@ from onnxcomp.symbolic.type_rules import types_of_results
 
 # What a rule raises at a node that is not valid, such as one whose axis is beyond the rank.
 NOT_VALID = (LookupError, TypeError, ValueError)
+# The types of results that are followed element by element; of some the type is not known.
+MAY_HAVE_CONTENT = INTEGERS | {None}
 # The rank of the first input that an operator needs.
 RANKS = {"LSTM": 3, "GRU": 3, "RNN": 3, "Gemm": 2}
 
@@ -142,6 +144,8 @@ def _merged(shapes: Sequence[Found]) -> Found:
 
 
 def _learn_content(node: ir.Node, facts: Facts) -> None:
+    if not any(facts.kind(output) in MAY_HAVE_CONTENT for output in node.outputs):
+        return
     rule = CONTENT_RULES.get(node.op_type)
     found = None
     if rule is not None:

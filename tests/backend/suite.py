@@ -26,9 +26,9 @@ from lossless import again_failures, optimize, structure_failures
 from onnxcomp.errors import ModelError
 from onnxcomp.model_io import load_model
 from onnxcomp.parity import compare_outputs
+from onnxcomp.reference import narrowest_float
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import Feeds, Session, first_line
-from onnxcomp.verify import narrowest_float
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"
