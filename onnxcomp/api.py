@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Score
+from onnxcomp.calibrate import calibrate_by
 from onnxcomp.calibration.checks import is_fixed
-from onnxcomp.calibration.collect import collect_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
 from onnxcomp.calibration.synthetic import first_runs, random_feeds, runnable_feeds
@@ -40,9 +41,9 @@ from onnxcomp.recipe import (
     with_step_option,
 )
 from onnxcomp.report import Latency
-from onnxcomp.run import Progress, Result, Say, run_recipe
+from onnxcomp.run import Result, Say, run_recipe
 from onnxcomp.runtime import InputSpec, Session, input_specs, value_spec
-from onnxcomp.stages import stage
+from onnxcomp.stages import Progress, stage
 from onnxcomp.targets import find_target
 from onnxcomp.verify import compare_sessions
 
@@ -102,6 +103,11 @@ def optimize(
     outputs: Sequence[str] = (),
     opset: int | None = None,
     calib: object = None,
+    calib_method: str | None = None,
+    calib_memory: str | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    executor: Executor | None = None,
     ranges: str | os.PathLike[str] | Ranges | None = None,
     samples: int | None = None,
     seed: int | None = None,
@@ -133,6 +139,10 @@ def optimize(
         outputs=outputs,
         opset=opset,
         calib=os.fspath(calib) if isinstance(calib, (str, os.PathLike)) else None,
+        calib_method=calib_method,
+        calib_memory=calib_memory,
+        workers=workers,
+        cluster=cluster,
         ranges=None if ranges is None or isinstance(ranges, Ranges) else os.fspath(ranges),
         samples=samples,
         seed=seed,
@@ -146,6 +156,7 @@ def optimize(
     given = Given(
         calib=None if isinstance(calib, (str, os.PathLike)) else calib,
         ranges=ranges if isinstance(ranges, Ranges) else None,
+        executor=executor,
         score=None if isinstance(eval, str) else eval,
     )
     return run_recipe(model, found, given, say, progress)
@@ -155,16 +166,33 @@ def calibrate(
     model: ModelSource,
     *,
     calib: object = None,
+    calib_method: str | None = None,
+    calib_memory: str | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    executor: Executor | None = None,
+    ranges: str | os.PathLike[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
-    threads: int = 1,
+    threads: int = 0,
     say: Say = lambda _: None,
     progress: Progress | None = None,
 ) -> Ranges:
     """Return the ranges of a model's values over all samples, for `optimize(..., ranges=...)`.
 
     They are taken on the model as the lossless recipe leaves it, which is what `int8` quantizes.
+    `ranges` is a file to keep them in: it serves again while model and samples are the same, and
+    a run that was interrupted goes on. `executor` counts in the place of this process: any of
+    `concurrent.futures`, or one that a cluster gives.
     """
+    recipe = make_recipe(
+        calib_method=calib_method,
+        calib_memory=calib_memory,
+        workers=workers,
+        cluster=cluster,
+        ranges=None if ranges is None else os.fspath(ranges),
+        threads=threads,
+    )
     loaded = load_model(model)
     opened = open_samples(
         "random" if calib is None else calib,
@@ -176,8 +204,7 @@ def calibrate(
     if opened.synthetic:
         say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
-    stage("calibrating")
-    return collect_ranges(prepared, opened, threads=threads, progress=progress)
+    return calibrate_by(recipe, prepared, opened, executor, say, progress)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxcomp.calibration.methods import METHODS
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.targets import NAMES
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxcomp.report import Report
-    from onnxcomp.run import Progress
+    from onnxcomp.stages import Progress
 
 # The lines of a diff that a terminal gets; a pipe or a file gets all.
 DIFF_LINES = 200
@@ -30,7 +31,23 @@ SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
-THREADS = click.option("--threads", type=int, help="Threads of ONNX Runtime; 0 means all cores.")
+THREADS = click.option(
+    "--threads",
+    type=int,
+    help="Threads of ONNX Runtime: 1 to time and compare, all (0) to calibrate.",
+)
+
+
+def calibration_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how ranges are found."""
+    for option in (
+        click.option("--cluster", metavar="ADDRESS", help="Calibrate on a Dask cluster (tcp://…)."),
+        click.option("--workers", type=int, metavar="N", help="Calibrate in N processes (0)."),
+        click.option("--calib-memory", metavar="SIZE", help="Bound activations to SIZE, as 1GB."),
+        click.option("--calib-method", type=click.Choice(METHODS), help="How ranges are chosen."),
+    ):
+        function = option(function)
+    return function
 
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +130,10 @@ def main() -> None:
 @click.option("--outputs", multiple=True, metavar="NAMES", help="Keep only these: NAME,NAME.")
 @click.option("--opset", type=int, metavar="N", help="Convert to this operator set first.")
 @data_options
-@click.option("--ranges", type=click.Path(), metavar="FILE", help="Ranges that calibrate wrote.")
+@calibration_options
+@click.option(
+    "--ranges", type=click.Path(), metavar="FILE", help="Ranges to read; with --calib, to keep."
+)
 @click.option("--eval", "eval_", metavar="FILE.py:FUNC", help="Metric: func(predict) -> float.")
 @click.option("--max-drop", type=float, metavar="X", help="Largest accepted fall of the metric.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Least accepted SQNR in dB.")
@@ -211,37 +231,40 @@ def _show(
 @cli.command()
 @MODEL
 @data_options
+@calibration_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
 @THREADS
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def calibrate(
     model: Path,
-    calib: str | None,
-    samples: int | None,
     seed: int | None,
     output: Path,
     threads: int | None,
     *,
     quiet: bool,
+    **options: Any,
 ) -> None:
-    """Write the ranges of MODEL's values, for optimize --ranges."""
+    """Write the ranges of MODEL's values, for optimize --ranges.
+
+    While model, samples and method stay the same, OUTPUT is not made again; a run that was
+    interrupted goes on from OUTPUT.partial.
+    """
     from onnxcomp import api
-    from onnxcomp.model_io import check_writable, write_text
+    from onnxcomp.model_io import check_writable
 
     check_writable(output, model)
     with progress(quiet=quiet) as advance:
         ranges = api.calibrate(
             model,
-            calib=calib,
-            samples=samples,
+            ranges=output,
             seed=seed or 0,
-            threads=1 if threads is None else threads,
+            threads=threads or 0,
             say=speaker(quiet=quiet),
             progress=advance,
+            **options,
         )
-    write_text(output, ranges.to_json())
     if not quiet:
-        click.echo(f"wrote {output}   {len(ranges.values)} ranges from {ranges.samples} samples")
+        click.echo(f"{output}   {len(ranges.values)} ranges from {ranges.samples} samples")
 
 
 @cli.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -41,6 +41,7 @@ class Given:
 
     calib: object = None
     ranges: Ranges | None = None
+    executor: Executor | None = None
     score: Score | None = None
 
 
@@ -155,7 +156,15 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
     if min_sqnr is None and max_drop is None:
         min_sqnr = DEFAULT_MIN_SQNR
     here = recipe.target in ("auto", detect())
-    return Budget(held_out, score, name, max_drop, min_sqnr, timed=here, threads=recipe.threads)
+    return Budget(
+        held_out,
+        score,
+        name,
+        max_drop,
+        min_sqnr,
+        timed=here,
+        threads=1 if recipe.threads is None else recipe.threads,
+    )
 
 
 def _warn(say: Say, text: str) -> None:

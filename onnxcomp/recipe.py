@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from onnxcomp.calibration.methods import METHODS
 from onnxcomp.errors import RecipeError, UsageError
 from onnxcomp.registry import find_pass
 from onnxcomp.targets import NAMES
@@ -128,11 +130,15 @@ class Recipe:
     outputs: tuple[str, ...] = ()
     opset: int | None = None
     calib: str | None = None
+    calib_method: str = "minmax"
+    calib_memory: str | None = None
+    workers: int = 0
+    cluster: str | None = None
     ranges: str | None = None
     samples: int | None = None
     seed: int = 0
     target: str = "auto"
-    threads: int = 1
+    threads: int | None = None
     eval: str | None = None
     max_drop: float | None = None
     min_sqnr: float | None = None
@@ -282,6 +288,17 @@ _READERS: Mapping[str, Callable[[object, str], object]] = {
 }
 
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes that `512MB` or `2 GB` names; raise `UsageError` for what does not."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?B?)", text.strip().upper())
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise UsageError(f"calib-memory {text!r}: give a size such as 512MB or 2GB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
 def _fits(value: object, annotation: str) -> bool:
     names = {part.strip() for part in annotation.split("|")}
     accepted = {"int": "int", "float": "float int", "str": "str", "bool": "bool"}
@@ -301,7 +318,16 @@ def check_recipe(recipe: Recipe) -> None:
             raise UsageError(f"opset must be from {OLDEST} to {NEWEST}, got {recipe.opset}")
     if recipe.samples is not None and recipe.samples < 1:
         raise UsageError(f"samples must be at least 1, got {recipe.samples}")
-    if recipe.threads < 0:
+    if recipe.calib_method not in METHODS:
+        raise UsageError(
+            f"there is no calibration method {recipe.calib_method!r}; "
+            f"choose from {', '.join(METHODS)}"
+        )
+    if recipe.calib_memory is not None:
+        bytes_of(recipe.calib_memory)
+    if recipe.workers < 0:
+        raise UsageError(f"workers must be 0 (none) or more, got {recipe.workers}")
+    if recipe.threads is not None and recipe.threads < 0:
         raise UsageError(f"threads must be 0 (all cores) or more, got {recipe.threads}")
     if recipe.max_drop is not None and recipe.max_drop < 0:
         raise UsageError(f"max-drop must not be negative, got {recipe.max_drop}")

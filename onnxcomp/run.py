@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Evidence, judge
-from onnxcomp.calibration.collect import collect_ranges
+from onnxcomp.calibrate import calibrate_by
 from onnxcomp.calibration.ranges import Ranges, read_ranges
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
@@ -30,7 +30,7 @@ from onnxcomp.recipe import Recipe, Step
 from onnxcomp.reference import make_reference
 from onnxcomp.registry import Effect, find_pass
 from onnxcomp.report import Report, Side, StepReport
-from onnxcomp.stages import stage
+from onnxcomp.stages import Progress, stage
 from onnxcomp.targets import find_target
 from onnxcomp.verify import Verdict, judge_lossless
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import onnx
 
 Say = Callable[[str], None]
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _run_steps(
     done = _Done(model)
     for stretch in stretches(recipe.steps):
         if find_pass(stretch[0].name).effect is Effect.LOSSY:
-            needs = _needs(done.model, stretch[0], recipe, given, inputs, progress)
+            needs = _needs(done.model, stretch[0], recipe, given, inputs, say, progress)
             _run_lossy_step(done, model, stretch[0], needs, inputs, say)
             continue
         against = inputs.reference
@@ -221,24 +220,29 @@ def _needs(
     recipe: Recipe,
     given: Given,
     inputs: Inputs,
+    say: Say,
     progress: Progress | None,
 ) -> dict[str, object]:
     needs: dict[str, object] = {"target": find_target(recipe.target)}
     if "ranges" in find_pass(step.name).needs:
-        needs["ranges"] = _ranges(model, recipe, given, inputs, progress)
+        needs["ranges"] = _ranges(model, recipe, given, inputs, say, progress)
     return needs
 
 
 def _ranges(
-    model: ir.Model, recipe: Recipe, given: Given, inputs: Inputs, progress: Progress | None
+    model: ir.Model,
+    recipe: Recipe,
+    given: Given,
+    inputs: Inputs,
+    say: Say,
+    progress: Progress | None,
 ) -> Ranges:
     if given.ranges is not None:
         return given.ranges
-    if recipe.ranges is not None:
+    if recipe.ranges is not None and recipe.calib is None and given.calib is None:
         return read_ranges(Path(recipe.ranges))
     assert inputs.calibration is not None
-    stage("calibrating")
-    return collect_ranges(model, inputs.calibration, threads=recipe.threads, progress=progress)
+    return calibrate_by(recipe, model, inputs.calibration, given.executor, say, progress)
 
 
 # ---------------------------------------------------------------- the report's facts

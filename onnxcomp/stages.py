@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Listener = Callable[[str], None]
+# Gets the samples done, and how many there are where that is known.
+Progress = Callable[[int, int | None], None]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 

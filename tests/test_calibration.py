@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcomp.calibration.collect import collect_ranges, float_values
+from onnxcomp.calibration.collect import Effort
+from onnxcomp.calibration.find import collect_ranges
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.samples import open_samples
+from onnxcomp.calibration.taps import float_values
 from onnxcomp.errors import ModelError, SamplesError
 from onnxcomp.runtime import Session, input_specs
 
@@ -65,7 +67,9 @@ def test_any_input_gives_the_extremes_of_what_is_finite(feeds: list[list[float]]
         assert ranges.values == {"x": wanted, "y": wanted}
     else:
         assert ranges.values == {}
-    assert ranges.nonfinite.get("x", 0) == every.size - finite.size
+    nan = int(np.isnan(every).sum())
+    assert ranges.nan.get("x", 0) == nan
+    assert ranges.nonfinite.get("x", 0) == every.size - finite.size - nan
 
 
 def test_ragged_batches_and_dynamic_sizes() -> None:
@@ -94,7 +98,7 @@ def test_nan_is_left_out() -> None:
     model = build("r = Sqrt(x)  y = Neg(r)")
     ranges = collect(model, [np.array([[4, -1, 9, 0]], np.float32)])
     assert ranges.values["y"] == Range(-3.0, 0.0)
-    assert ranges.nonfinite == {"r": 1, "y": 1}
+    assert (ranges.nan, ranges.nonfinite) == ({"r": 1, "y": 1}, {})
 
 
 def test_nothing_finite_or_nothing_at_all_gives_no_range() -> None:
@@ -102,7 +106,7 @@ def test_nothing_finite_or_nothing_at_all_gives_no_range() -> None:
     model = build(body, "float[N,4] x, bool[N] none")
     ranges = collect(model, [{"x": np.full((1, 4), -1.0), "none": np.array([False])}])
     assert set(ranges.values) == {"x", "y"}
-    assert ranges.nonfinite == {"n": 4}
+    assert ranges.nan == {"n": 4}
 
 
 def test_half_and_double() -> None:
@@ -131,10 +135,8 @@ def test_sequences_are_passed_over_typed_or_not() -> None:
         assert set(collect(model, draw((1, 4))).values) == {"x", "y"}
 
 
-def test_values_that_cannot_be_returned_fall_back_to_the_typed_ones() -> None:
+def test_values_that_cannot_be_returned_are_passed_over() -> None:
     model = build("b = Cast<to = 16>(x)  c = Cast<to = 1>(b)  y = Relu(c)")
-    assert set(collect(model, draw((1, 4))).values) == {"x", "y"}
-    model.graph[1].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     assert set(collect(model, draw((1, 4))).values) == {"x", "c", "y"}
 
 
@@ -156,10 +158,14 @@ def test_known_ranges_need_no_sample_that_reaches_them() -> None:
 
 
 def test_progress_counts_samples_and_threads_change_nothing() -> None:
-    done: list[int] = []
-    one = collect(CHAIN, draw((2, 4), (3, 4)), threads=1, progress=done.append)
-    assert done == [1, 2]
-    assert collect(CHAIN, draw((2, 4), (3, 4)), threads=2) == one
+    done: list[tuple[int, int | None]] = []
+
+    def progress(count: int, total: int | None) -> None:
+        done.append((count, total))
+
+    one = collect(CHAIN, draw((2, 4), (3, 4)), effort=Effort(threads=1), progress=progress)
+    assert done == [(1, 2), (2, 2)]
+    assert collect(CHAIN, draw((2, 4), (3, 4)), effort=Effort(threads=2)) == one
 
 
 def test_memory_does_not_grow_with_samples() -> None:

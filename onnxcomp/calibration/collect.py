@@ -1,130 +1,179 @@
-"""The range of every float value of a model, over samples that stream through it."""
+"""Statistics of every float value of a model, over samples that stream through it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.calibration.ranges import Range, Ranges
+from onnxcomp.calibration.counting import Feeds, Job, count, open_session
+from onnxcomp.calibration.histogram import BINS
+from onnxcomp.calibration.identity import digest_of_model
+from onnxcomp.calibration.partial import Partial, open_partial
 from onnxcomp.calibration.samples import Samples
+from onnxcomp.calibration.statistics import Statistics
+from onnxcomp.calibration.taps import Values, float_values, in_groups, values_of
+from onnxcomp.calibration.workers import Crew, count_apart
 from onnxcomp.errors import ModelError
-from onnxcomp.graph import Array, is_op
-from onnxcomp.runtime import Feeds, Session
-
-# What ONNX Runtime returns as NumPy floats; its CPU provider has next to no bfloat16 kernels.
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
-
-# Ranges known from the mathematics: no sample needs to reach them, and none can leave them.
-KNOWN = {
-    "Softmax": Range(0.0, 1.0),
-    "Sigmoid": Range(0.0, 1.0),
-    "HardSigmoid": Range(0.0, 1.0),
-    "Tanh": Range(-1.0, 1.0),
-}
-
-# From this share of the greatest number of a type on, a value stands for infinity: exporters
-# write masks as the least finite number, and adding scores to it leaves it there.
-NEARLY = 0.99
+from onnxcomp.runtime import Session, add_outputs, as_source
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.stages import Progress
+from onnxcomp.symbolic.propagate import propagate
 
 
-def collect_ranges(
+@dataclass(frozen=True)
+class Effort:
+    """How to calibrate: what changes time and memory, and never the result.
+
+    `threads` are those of each run (0: all cores), `crew` workers in the place of this process,
+    `memory` the bytes that activations may take, `partial` the file to save to and go on from.
+    """
+
+    threads: int = 0
+    crew: Crew | None = None
+    memory: int | None = None
+    partial: Path | None = None
+
+
+def collect_statistics(
     model: ir.Model,
     samples: Samples,
+    effort: Effort = Effort(),
     *,
-    threads: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Ranges:
-    """Return the least and greatest finite value of each float value of the main graph.
+    bins: int = BINS,
+    per_channel: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Statistics:
+    """Return the statistics of each float value of the main graph.
 
-    Covered are its inputs and what its nodes make, but constants and the insides of subgraphs;
-    NaN and infinities (and the greatest numbers of a type, which masks write for them) are left
-    out and counted. Softmax, Sigmoid, HardSigmoid and Tanh get the range that they have by
-    definition. Only the ranges are kept in memory; the model runs without ONNX Runtime's
-    optimizations on `threads` threads (0: all cores). `progress` gets the number of samples done.
-    Raises `ModelError` when the model does not load, or does not run on a sample.
+    Covered are its inputs and what its nodes make, but constants, the insides of subgraphs, what
+    has a range by definition, and what only reshapes another value. `per_channel` are globs of
+    values to count by channel (axis 1) too. `progress` gets the samples done, and how many there
+    are where that is known. Raises `ModelError` when the model does not load, or does not run on a
+    sample.
     """
-    seen: dict[str, Range] = {}
-    nonfinite: Counter[str] = Counter()
-    session: Session | None = None
-    done = 0
-    for feeds in samples:
-        try:
-            if session is None:
-                session, results = _first_run(model, feeds, threads)
-            else:
-                results = session.run(feeds)
-        except ModelError as error:
-            raise ModelError(f"{error} (on {samples.source}, sample {done})") from error
-        for name, data in (*feeds.items(), *results.items()):
-            _observe(name, data, seen, nonfinite)
-        del results, data
-        done += 1
-        if progress is not None:
-            progress(done)
-    order = [value.name or "" for value in model.graph.inputs] + float_values(model)
-    known = _known_ranges(model)
-    return Ranges(
-        {name: known.get(name, seen[name]) for name in order if name in seen},
-        "minmax",
-        done,
-        samples.source,
-        {name: nonfinite[name] for name in order if name in nonfinite},
-    )
+    typed = model.clone()
+    infer_shapes(typed)
+    first = next(iter(samples))
+    values = values_of(typed)
+    groups = in_groups(_wanted(typed, values), _shapes(typed, first), effort.memory)
+    digest = digest_of_model(model)
+    key = f"{digest} {bins} {sorted(per_channel)} {groups}"
+    partial = open_partial(effort.partial, key, len(groups), bins, samples)
+    inputs = frozenset(value.name or "" for value in typed.graph.inputs) & set(values.names)
+    for number, group in enumerate(groups):
+        chosen = [name for name in (*group, *inputs) if _matches(name, per_channel)]
+        with _loadable(model, typed, group, first) as (source, taps):
+            job = Job(
+                digest,
+                samples.source,
+                frozenset(taps),
+                inputs if number == 0 else frozenset(),
+                frozenset(chosen),
+                counts_samples=number == 0,
+                bins=bins,
+                threads=effort.threads,
+            )
+            _count_group(job, source, samples, number, partial, effort.crew, progress)
+    partial.remove()
+    return partial.statistics
 
 
-def float_values(model: ir.Model, *, typed: bool = False) -> list[str]:
-    """Name what the main graph's nodes make, in order: floats and, unless `typed`, the unknown."""
+def _wanted(model: ir.Model, values: Values) -> list[str]:
+    inputs = {value.name for value in model.graph.inputs}
     return [
-        output.name
-        for node in model.graph
-        for output in node.outputs
-        if output.name and not is_op(node, "Constant") and _may_be_float(output, typed)
+        name
+        for name in values.names
+        if name not in values.same and name not in values.known and name not in inputs
     ]
 
 
-def _may_be_float(value: ir.Value, typed: bool) -> bool:
-    if value.type is None or value.type.dtype == ir.DataType.UNDEFINED:
-        return not typed
-    return isinstance(value.type, ir.TensorType) and value.type.dtype in FLOATS
+def _matches(name: str, globs: Collection[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _first_run(model: ir.Model, feeds: Feeds, threads: int) -> tuple[Session, dict[str, Array]]:
-    """Load and run the model with all taps, or, where ONNX Runtime refuses, with the typed ones."""
+def _shapes(model: ir.Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the values of one sample, as far as they can be reckoned."""
+    found = propagate(model, {name: data.shape for name, data in feeds.items()}).shapes
+    return {
+        value.name: tuple(dim for dim in dims if isinstance(dim, int))
+        for value, dims in found.items()
+        if value.name and all(isinstance(dim, int) for dim in dims)
+    }
+
+
+@contextmanager
+def _loadable(
+    model: ir.Model, typed: ir.Model, group: Sequence[str], feeds: Feeds
+) -> Iterator[tuple[str | bytes, Sequence[str]]]:
+    """Yield the model with a group of values as outputs, and which of them it has.
+
+    Where ONNX Runtime refuses to return them all, those without a type are left out.
+    """
+    certain = set(float_values(typed, typed=True))
+    with as_source(add_outputs(model, group)) as source:
+        if certain.issuperset(group) or _runs(source, feeds):
+            yield source, group
+            return
+    known = [name for name in group if name in certain]
+    with as_source(add_outputs(model, known)) as source:
+        yield source, known
+
+
+def _runs(source: str | bytes, feeds: Feeds) -> bool:
     try:
-        session = Session(model, threads=threads, taps=float_values(model))
-        return session, session.run(feeds)
+        Session(source).run(feeds)
     except ModelError:
-        session = Session(model, threads=threads, taps=float_values(model, typed=True))
-        return session, session.run(feeds)
+        return False
+    return True
 
 
-def _known_ranges(model: ir.Model) -> dict[str, Range]:
-    nodes = (node for node in model.graph if is_op(node, *KNOWN))
-    return {node.outputs[0].name or "": KNOWN[node.op_type] for node in nodes}
+def _count_group(
+    job: Job,
+    source: str | bytes,
+    samples: Samples,
+    group: int,
+    partial: Partial,
+    crew: Crew | None,
+    progress: Progress | None,
+) -> None:
+    groups = len(partial.done)
+    total = None if samples.count is None else samples.count * groups
+    before = sum(stop - start for done in partial.done for start, stop in done)
+    counted = 0
 
+    def note(indices: Sequence[int]) -> None:
+        nonlocal counted
+        counted += len(indices)
+        partial.note(group, indices)
+        if progress is not None:
+            progress(before + counted, total)
 
-def _observe(name: str, data: object, seen: dict[str, Range], nonfinite: Counter[str]) -> None:
-    """Widen the range of a value by one array; lists (sequences) and integers are passed over."""
-    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
+    def merge(found: Statistics, indices: list[int]) -> None:
+        partial.statistics.merge(found)
+        note(indices)
+
+    todo = ((i, feeds) for i, feeds in enumerate(samples) if not partial.is_done(group, i))
+    if crew is None:
+        session = open_session(source, job.threads)
+        count(job, session, todo, partial.statistics, lambda index: note([index]))
         return
-    found, limit = _extremes(data), NEARLY * float(np.finfo(data.dtype).max)
-    if found is not None and not (-limit < found[0] and found[1] < limit):
-        finite = data[np.abs(data) < limit]
-        nonfinite[name] += data.size - finite.size
-        found = _extremes(finite)
-    if found is None:
+    with _as_file(source) as (path, content):
+        count_apart(crew, job, path, content, todo, merge)
+
+
+@contextmanager
+def _as_file(source: str | bytes) -> Iterator[tuple[str, bytes | None]]:
+    """Yield a file that workers load the model from, and its content where it is not too large."""
+    if isinstance(source, str):
+        yield source, None
         return
-    lo, hi = found
-    if name in seen:
-        lo, hi = min(lo, seen[name].lo), max(hi, seen[name].hi)
-    seen[name] = Range(lo, hi)
-
-
-def _extremes(data: Array) -> tuple[float, float] | None:
-    if data.size == 0:
-        return None
-    with np.errstate(invalid="ignore"):  # NaN
-        return float(data.min()) + 0.0, float(data.max()) + 0.0  # no -0.0, which varies
+    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(source)
+        yield str(path), source

@@ -69,24 +69,34 @@ class Histogram:
         middles = np.arange(self.first, self.first + len(self.counts)) + 0.5
         return np.asarray(np.ldexp(middles, self.exponent))
 
-    def add(self, data: Array) -> None:
-        """Count the elements of a float array of any shape."""
+    def add(self, data: Array) -> tuple[float, float] | None:
+        """Count the elements of a float array of any shape; return its finite extremes, if any.
+
+        It goes block by block, each of which stays in the processor's cache.
+        """
         limit = _limit(data.dtype)
-        finite = (data.astype(np.float32) if data.dtype.itemsize < 4 else data).reshape(-1)
-        if not finite.size:
-            return
-        lo, hi = finite.min(), finite.max()
-        if not (-limit < lo and hi < limit):  # also where one is NaN
-            finite = self._leave_out(finite, limit)
-            if not finite.size:
-                return
-            lo, hi = finite.min(), finite.max()
-        self.lo, self.hi = min(self.lo, float(lo) + 0.0), max(self.hi, float(hi) + 0.0)
-        self.zeros += finite.size - int(np.count_nonzero(finite))
-        exponent = max(self.exponent, _exponent(max(-self.lo, self.hi), self.bins))
-        self._widen(exponent)
-        first, last = (math.floor(math.ldexp(float(end), -exponent)) for end in (lo, hi))
-        self._count(first, _binned(finite, exponent, first, last - first + 1))
+        flat = (data.astype(np.float32) if data.dtype.itemsize < 4 else data).reshape(-1)
+        room = _Room(flat.dtype, min(flat.size, BLOCK))
+        least, greatest = math.inf, -math.inf
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            lo, hi = float(block.min()), float(block.max())
+            if not (-limit < lo and hi < limit):  # also where one is NaN
+                block = self._leave_out(block, limit)
+                if not block.size:
+                    continue
+                lo, hi = float(block.min()), float(block.max())
+            least, greatest = min(least, lo), max(greatest, hi)
+            self._count_block(block, lo, hi, room)
+        return None if greatest < least else (least + 0.0, greatest + 0.0)  # no -0.0, which varies
+
+    def _count_block(self, block: Array, lo: float, hi: float, room: _Room) -> None:
+        self.lo, self.hi = min(self.lo, lo + 0.0), max(self.hi, hi + 0.0)
+        self.zeros += block.size - int(np.count_nonzero(block))
+        self._widen(_exponent(max(-self.lo, self.hi), self.bins))
+        first, last = (math.floor(math.ldexp(end, -self.exponent)) for end in (lo, hi))
+        places = room.places_of(block, self.exponent, first)
+        self._count(first, np.bincount(places, minlength=last - first + 1))
 
     def merge(self, other: Histogram) -> None:
         """Count what another histogram of as many bins has counted."""
@@ -128,21 +138,21 @@ class Histogram:
         self.counts[first - start :][: len(counts)] += counts
 
 
-def _binned(data: Array, exponent: int, first: int, count: int) -> Counts:
-    """Count the elements by bin, block by block, each of which stays in the processor's cache."""
-    found = np.zeros(count, np.int64)
-    kind = data.dtype.type
-    factor, origin = kind(math.ldexp(1.0, -exponent)), kind(first)
-    scaled, places = np.empty(BLOCK, data.dtype), np.empty(BLOCK, np.intp)
-    for start in range(0, data.size, BLOCK):
-        block = data[start : start + BLOCK]
-        steps, index = scaled[: block.size], places[: block.size]
-        np.multiply(block, factor, out=steps)  # exact: the factor is a power of two
+class _Room:
+    """Where the places of a block's elements are reckoned, again and again."""
+
+    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
+        self._steps, self._places = np.empty(size, dtype), np.empty(size, np.intp)
+
+    def places_of(self, block: Array, exponent: int, first: int) -> NDArray[np.intp]:
+        """Return the bin of each element, counted from bin `first`."""
+        steps, places = self._steps[: block.size], self._places[: block.size]
+        kind = block.dtype.type
+        np.multiply(block, kind(math.ldexp(1.0, -exponent)), out=steps)  # a power of two: exact
         np.floor(steps, out=steps)
-        np.subtract(steps, origin, out=steps)
-        index[...] = steps
-        found += np.bincount(index, minlength=count)
-    return found
+        np.subtract(steps, kind(first), out=steps)
+        places[...] = steps
+        return places
 
 
 def _limit(dtype: np.dtype[Any]) -> float:

@@ -1,0 +1,83 @@
+"""From statistics to ranges: the range of each value by one method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxcomp.calibration.collect import Effort, collect_statistics
+from onnxcomp.calibration.identity import digest_of_model
+from onnxcomp.calibration.methods import AVERAGE
+from onnxcomp.calibration.ranges import Range, Ranges
+from onnxcomp.calibration.samples import Samples
+from onnxcomp.calibration.statistics import Statistic, Statistics
+from onnxcomp.calibration.taps import values_of
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.stages import Progress
+
+
+def collect_ranges(
+    model: ir.Model,
+    samples: Samples,
+    effort: Effort = Effort(),  # noqa: B008  (frozen)
+    *,
+    method: str = "minmax",
+    per_channel: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Ranges:
+    """Return the ranges of a model's float values over all samples (see `collect_statistics`)."""
+    statistics = collect_statistics(
+        model, samples, effort, per_channel=per_channel, progress=progress
+    )
+    return find_ranges(model, statistics, method, samples.source)
+
+
+def find_ranges(model: ir.Model, statistics: Statistics, method: str, source: str) -> Ranges:
+    """Return the ranges of a model's float values by a method, in the order of the model.
+
+    What has a range by definition gets that one, and what only reshapes another value the other's.
+    """
+    typed = model.clone()
+    infer_shapes(typed)
+    values = values_of(typed)
+    ranges: dict[str, Range] = {}
+    seen: dict[str, Statistic] = {}
+    for name in values.names:
+        origin = values.same.get(name, name)
+        statistic = statistics.values.get(origin)
+        found = values.known.get(origin)
+        if statistic is not None:
+            seen[name] = statistic
+            found = found or range_of(statistic, method)
+        if found is not None:
+            ranges[name] = found
+    return Ranges(
+        ranges,
+        method,
+        statistics.samples,
+        source,
+        {name: n for name, each in seen.items() if (n := each.histogram.infinite)},
+        {name: n for name, each in seen.items() if (n := each.histogram.nan)},
+        {name: _by_channel(each) for name, each in seen.items() if _by_channel(each)},
+        model=digest_of_model(model),
+        data=f"{statistics.digest:032x}",
+    )
+
+
+def range_of(statistic: Statistic, method: str) -> Range | None:
+    """Return the range of a value by a method; None when nothing finite was seen."""
+    histogram = statistic.histogram
+    if not len(histogram.counts):
+        return None
+    if method == AVERAGE:
+        low, high = statistic.lows / statistic.samples, statistic.highs / statistic.samples
+        return Range(float(low), float(high))
+    return Range(histogram.lo, histogram.hi)
+
+
+def _by_channel(statistic: Statistic) -> tuple[Range, ...]:
+    """Return the extremes by channel; nothing unless each has some."""
+    if not all(len(each.counts) for each in statistic.channels):
+        return ()
+    return tuple(Range(each.lo, each.hi) for each in statistic.channels)
