@@ -94,7 +94,7 @@ class Histogram:
         self.lo, self.hi = min(self.lo, lo + 0.0), max(self.hi, hi + 0.0)
         self.zeros += block.size - int(np.count_nonzero(block))
         self._widen(_exponent(max(-self.lo, self.hi), self.bins))
-        first, last = (math.floor(math.ldexp(end, -self.exponent)) for end in (lo, hi))
+        first, last = (_place(end, self.exponent) for end in (lo, hi))
         places = room.places_of(block, self.exponent, first)
         self._count(first, np.bincount(places, minlength=last - first + 1))
 
@@ -155,6 +155,12 @@ class _Room:
         np.subtract(steps, kind(first), out=steps)
         places[...] = steps
         return places
+
+
+def _place(value: float, exponent: int) -> int:
+    """Return the bin of a value; a negative one is never in bin 0, however small."""
+    place = math.floor(math.ldexp(value, -exponent))
+    return min(place, -1) if value < 0 else place
 
 
 def _limit(dtype: np.dtype[Any]) -> float:
