@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Score
-from onnxcomp.calibrate import calibrate_by
+from onnxcomp.calibrating import calibrate_by
 from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples

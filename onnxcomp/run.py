@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Evidence, judge
-from onnxcomp.calibrate import calibrate_by
+from onnxcomp.calibrating import calibrate_by
 from onnxcomp.calibration.ranges import Ranges, read_ranges
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
