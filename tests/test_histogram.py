@@ -79,7 +79,7 @@ def test_scaling_by_a_power_of_two_moves_nothing_but_the_width(
 ) -> None:
     array = np.array(data)
     one, other = counted(array, dtype=np.float64), counted(np.ldexp(array, power), dtype=np.float64)
-    if FINEST < min(one.exponent, other.exponent):
+    if min(one.exponent, other.exponent) > FINEST:
         assert other.exponent - one.exponent == power
         assert (other.first, other.counts.tolist()) == (one.first, one.counts.tolist())
 

@@ -117,16 +117,16 @@ def test_intervals() -> None:
     assert not covers([], 0)
 
 
-class Stop(Exception):
+class KilledError(Exception):
     """What a kill is here."""
 
 
 def interrupted_after(count: int, given: list[Any], effort: Effort) -> None:
     def progress(done: int, total: int | None) -> None:
         if done == count:
-            raise Stop
+            raise KilledError
 
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         collect_statistics(MODEL, opened(given), effort, progress=progress)
 
 
@@ -204,7 +204,7 @@ def test_a_dead_worker_costs_nothing_but_time() -> None:
 
 def test_workers_that_keep_dying_are_an_error() -> None:
     crew = Crew(lambda: Dying([1]), 3, restarts=True)
-    with pytest.raises(ModelError, match="a worker of the calibration died.*--calib-memory"):
+    with pytest.raises(ModelError, match=r"a worker of the calibration died.*--calib-memory"):
         collect(draw(40), Effort(crew=crew))
 
 
