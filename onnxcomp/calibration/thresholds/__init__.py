@@ -3,5 +3,14 @@
 from onnxcomp.calibration.thresholds.find import METHODS, find_range
 from onnxcomp.calibration.thresholds.levels import Levels
 from onnxcomp.calibration.thresholds.loss import expected_error, sqnr_db
+from onnxcomp.calibration.thresholds.settings import Consumer, identity
 
-__all__ = ["METHODS", "Levels", "expected_error", "find_range", "sqnr_db"]
+__all__ = [
+    "METHODS",
+    "Consumer",
+    "Levels",
+    "expected_error",
+    "find_range",
+    "identity",
+    "sqnr_db",
+]

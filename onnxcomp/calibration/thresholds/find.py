@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from onnxcomp.calibration.histogram import Histogram
 from onnxcomp.calibration.ranges import Range
+from onnxcomp.calibration.thresholds.auto import auto
+from onnxcomp.calibration.thresholds.entropy import entropy
 from onnxcomp.calibration.thresholds.kl import kl
 from onnxcomp.calibration.thresholds.levels import Levels
 from onnxcomp.calibration.thresholds.mass import mass_of
@@ -19,6 +21,8 @@ METHODS: Mapping[str, Method] = {
     "percentile": percentile_range,
     "kl": kl,
     "mse": mse,
+    "entropy": entropy,
+    "auto": auto,
 }
 
 

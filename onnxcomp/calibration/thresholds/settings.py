@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from onnxcomp.calibration.ranges import Range
@@ -19,15 +19,20 @@ class Settings:
     """`percentile` in percent; `consumers` of the tensor, none standing for linear ones."""
 
     percentile: float = 99.99
-    consumers: Sequence[Consumer] = ()
+    consumers: tuple[Consumer, ...] = ()
 
     def mirrored(self) -> Settings:
         """Return what holds for -x."""
-        return replace(self, consumers=tuple(_mirrored(each) for each in self.consumers))
+        return replace(self, consumers=tuple(map(_mirrored, self.consumers)))
+
+
+def identity(data: Array) -> Array:
+    """Return what is given: the consumer that every linear one counts as."""
+    return data
 
 
 def _mirrored(consumer: Consumer) -> Consumer:
-    return lambda data: consumer(-data)
+    return identity if consumer is identity else lambda data: consumer(-data)
 
 
 # The upper end reaches at least as far from zero as the lower one does.
