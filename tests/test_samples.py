@@ -280,6 +280,8 @@ def test_widths_are_cast() -> None:
     feeds = next(iter(open_samples([{"x": np.float64(1.5), "n": np.array([True])}], specs)))
     assert feeds["x"].dtype == np.float16
     assert feeds["n"].dtype == np.int64
+    wide = open_samples({"x": DATA}, [InputSpec("x", np.dtype(np.float64), None)])
+    assert next(iter(wide))["x"].dtype == np.float64
 
 
 def test_large_npz_streams(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def _fit(where: str, spec: InputSpec, given: object) -> Array:
         raise SamplesError(f"{_mismatch(where, spec, data)}{_advice(data, spec.dtype)}")
     if spec.shape is not None and not _same_shape(data.shape, spec.shape):
         raise SamplesError(_mismatch(where, spec, data))
-    return data if spec.dtype in (None, data.dtype) else _cast(where, spec, data)
+    same = spec.dtype is None or spec.dtype == data.dtype  # numpy holds None for float64
+    return data if same else _cast(where, spec, data)
 
 
 def _can_become(data: Array, wanted: np.dtype[np.generic]) -> bool:
