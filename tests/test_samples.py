@@ -469,7 +469,6 @@ def test_damaged_folders(tmp_path: Path) -> None:
         return tmp_path / name
 
     assert "no samples in this folder" in refused(folder("empty"))
-    assert "convert them to .npy" in refused(folder("images", a_dot_PNG=b"", b_dot_jpg=b""))
     mixed = folder("mixed", a_dot_npy=b"", b_dot_npz=b"")
     assert "holds b.npz and a.npy; keep samples of one kind" in refused(mixed)
     assert "a.npz: " in refused(folder("npz", a_dot_npz=b"PK\x03\x04 nonsense"))
