@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import onnxcomp
+from onnxcomp import api
 from onnxcomp.api import make_recipe
 from onnxcomp.calibration.preprocess import CHANNELS, FITS, RESAMPLES, Preprocess, make_preprocess
 from onnxcomp.cli import cli
@@ -156,9 +157,18 @@ def test_calibrate_is_the_same_in_python_and_on_the_command_line(
     assert "letterbox to 8x8" in result.stderr
     keys = (flag.removeprefix("--image-") for flag in FLAGS[::2])
     settings = dict(zip(keys, FLAGS[1::2], strict=True))
-    ranges = onnxcomp.calibrate(CNN, calib=digits, samples=40, preprocess=settings)
+    ranges = api.calibrate(CNN, calib=digits, samples=40, preprocess=settings)
     assert ranges.to_json() == path.read_text()
     assert ranges.values["image"].lo == pytest.approx(0.25)  # (0 + 0.5) / 2
+
+
+def test_a_ranges_file_is_of_one_preprocessing(digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    again = ("calibrate", CNN, "--calib", digits, "--samples", "8", "-o", path, "--workers", "1")
+    assert "nothing to calibrate" not in run(*again).stderr
+    assert "nothing to calibrate" in run(*again).stderr
+    assert "nothing to calibrate" not in run(*again, "--image-mean", "0.5").stderr
+    assert onnxcomp.read_ranges(path).values["image"].lo == -0.5
 
 
 def test_compare_takes_images(digits: Path) -> None:
