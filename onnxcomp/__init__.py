@@ -14,6 +14,7 @@ __all__ = [
     "Effect",
     "ModelError",
     "OnnxcompError",
+    "Preprocess",
     "Range",
     "Ranges",
     "Recipe",
@@ -40,6 +41,7 @@ __all__ = [
 # Imported when first used: `import onnxcomp` and `onnxcomp --help` stay fast.
 _HOMES = {
     "onnxcomp.api": ("Comparison", "Summary", "calibrate", "compare", "inspect", "optimize"),
+    "onnxcomp.calibration.preprocess": ("Preprocess",),
     "onnxcomp.calibration.ranges": ("Range", "Ranges", "read_ranges"),
     "onnxcomp.calibration.samples": ("open_samples",),
     "onnxcomp.errors": (
@@ -60,6 +62,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from onnxcomp.api import Comparison, Summary, calibrate, compare, inspect, optimize
+    from onnxcomp.calibration.preprocess import Preprocess
     from onnxcomp.calibration.ranges import Range, Ranges, read_ranges
     from onnxcomp.calibration.samples import open_samples
     from onnxcomp.errors import (

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxcomp.acceptance import Score
 from onnxcomp.calibrating import calibrate_by
 from onnxcomp.calibration.checks import is_fixed
+from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
 from onnxcomp.calibration.synthetic import first_runs, random_feeds, runnable_feeds
@@ -64,6 +65,7 @@ def make_recipe(
     exclude: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     outputs: Sequence[str] = (),
+    preprocess: Preprocess | Mapping[str, object] | None = None,
     **settings: object,
 ) -> Recipe:
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
@@ -86,6 +88,9 @@ def make_recipe(
         found = replace(found, shapes={**found.shapes, **make_shapes(shapes)})
     if outputs:
         found = replace(found, outputs=make_outputs(outputs))
+    if preprocess is not None:
+        edited = make_preprocess(preprocess, start=found.preprocess)
+        found = replace(found, preprocess=edited)
     found = replace(found, **{key: item for key, item in settings.items() if item is not None})  # type: ignore[arg-type]
     check_recipe(found)
     return found
@@ -110,6 +115,7 @@ def optimize(
     executor: Executor | None = None,
     ranges: str | os.PathLike[str] | Ranges | None = None,
     samples: int | None = None,
+    preprocess: Preprocess | Mapping[str, object] | None = None,
     seed: int | None = None,
     max_drop: float | None = None,
     eval: str | Score | None = None,  # noqa: A002  (the option's name)
@@ -124,7 +130,8 @@ def optimize(
 
     `model` is a path, an `onnx.ModelProto` or an `onnx_ir.Model`, and is never changed. `calib`
     and `eval` take what their options take, or the object itself: samples in any form of
-    `open_samples`, a function `score(predict) -> float`.
+    `open_samples`, a function `score(predict) -> float`. `preprocess` edits how a recipe turns
+    images into inputs: some settings of `Preprocess`, or one in place of them all.
 
     The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
     open), `outputs` keeps only these, `opset` converts the operator set. Raises `OnnxcompError`.
@@ -145,6 +152,7 @@ def optimize(
         cluster=cluster,
         ranges=None if ranges is None or isinstance(ranges, Ranges) else os.fspath(ranges),
         samples=samples,
+        preprocess=preprocess,
         seed=seed,
         max_drop=max_drop,
         eval=eval if isinstance(eval, str) else None,
@@ -173,6 +181,7 @@ def calibrate(
     executor: Executor | None = None,
     ranges: str | os.PathLike[str] | None = None,
     samples: int | None = None,
+    preprocess: Preprocess | Mapping[str, object] | None = None,
     seed: int = 0,
     threads: int = 0,
     say: Say = lambda _: None,
@@ -200,7 +209,10 @@ def calibrate(
         limit=samples,
         seed=seed,
         model=loaded,
+        preprocess=preprocess,
     )
+    if opened.note:
+        say(opened.note)
     if opened.synthetic:
         say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
@@ -234,6 +246,7 @@ def compare(
     *,
     calib: object = None,
     samples: int | None = None,
+    preprocess: Preprocess | Mapping[str, object] | None = None,
     seed: int = 0,
     min_sqnr: float | None = None,
     bench: bool = False,
@@ -248,10 +261,17 @@ def compare(
     before, after = load_model(first), load_model(second)
     stage("comparing")
     feeds: Samples | Sequence[Mapping[str, Array]]
-    if calib is None:
+    if calib is None and not preprocess:
         feeds = runnable_feeds(before, samples or 4, seed)
     else:
-        feeds = open_samples(calib, input_specs(before), limit=samples, seed=seed, model=before)
+        feeds = open_samples(
+            "random" if calib is None else calib,
+            input_specs(before),
+            limit=samples,
+            seed=seed,
+            model=before,
+            preprocess=preprocess,
+        )
     _rename_outputs(before, after)
     parity = compare_sessions(Session(before), Session(after, optimize=True), feeds)
     problems = [f"{name}: {out.broken}" for name, out in parity.outputs.items() if out.broken]

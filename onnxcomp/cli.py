@@ -16,6 +16,7 @@ import click
 
 from onnxcomp.calibration.methods import METHODS
 from onnxcomp.errors import OnnxcompError
+from onnxcomp.image_options import image_options
 from onnxcomp.targets import NAMES
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def calibration_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which samples to use."""
-    spec = "Samples: folder, .npz, .npy, FILE.py:callable, or random[:N]."
+    spec = "Samples: folder (of images, too), .npz, .npy, FILE.py:callable, random[:N]."
     for option in (
+        image_options,
         click.option("--seed", type=int, help="Seed of everything random (0)."),
         click.option("--samples", type=int, metavar="N", help="Read at most N samples."),
         click.option("--calib", metavar="SPEC", help=spec),

@@ -127,6 +127,8 @@ def _load_original(model: ir.Model, file: str | None) -> Session:
 
 def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples | None:
     spec = given.calib if given.calib is not None else recipe.calib
+    if spec is None and recipe.preprocess is not None and recipe.preprocess.to_dict():
+        raise UsageError("preprocessing is for images, and there are none: pass --calib DIR")
     if spec is None and not recipe.is_lossy:
         return None
     if spec is None:
@@ -137,9 +139,17 @@ def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples
                 "is likely to be lost; pass --calib",
             )
         spec = "random"
-    return open_samples(
-        spec, input_specs(model), limit=recipe.samples, seed=recipe.seed, model=model
+    samples = open_samples(
+        spec,
+        input_specs(model),
+        limit=recipe.samples,
+        seed=recipe.seed,
+        model=model,
+        preprocess=recipe.preprocess,
     )
+    if samples.note:
+        say(samples.note)
+    return samples
 
 
 def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:

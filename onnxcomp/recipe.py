@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from onnxcomp.calibration.methods import METHODS
+from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.errors import RecipeError, UsageError
 from onnxcomp.registry import find_pass
 from onnxcomp.targets import NAMES
@@ -122,7 +123,7 @@ class Recipe:
     `shapes` are input shapes to fix, by input name ("" is the only one), `outputs` the outputs to
     keep (none named: all), `opset` the operator set to convert to. `samples` is the most that is
     read of the data, `max_drop` the loss of the metric that is accepted, `min_sqnr` (dB) the
-    label-free budget.
+    label-free budget, `preprocess` how images become inputs.
     """
 
     steps: tuple[Step, ...] = ()
@@ -143,14 +144,19 @@ class Recipe:
     max_drop: float | None = None
     min_sqnr: float | None = None
     verify: bool = True
+    preprocess: Preprocess | None = None
 
     def to_toml(self) -> str:
         """Return the recipe as the file that reads back to it."""
         lines = [
             f"{item.name.replace('_', '-')} = {_toml(getattr(self, item.name))}"
             for item in fields(self)
-            if item.name != "steps" and getattr(self, item.name) not in (None, (), {})
+            if item.name not in ("steps", "preprocess")
+            and getattr(self, item.name) not in (None, (), {})
         ]
+        if self.preprocess is not None:
+            lines += ["", "[preprocess]"]
+            lines += [f"{name} = {_toml(item)}" for name, item in self.preprocess.to_dict().items()]
         for step in self.steps:
             lines += ["", "[[step]]", f"pass = {_toml(step.name)}"]
             lines += [f"{name} = {_toml(value)}" for name, value in step.options.items()]
@@ -160,7 +166,8 @@ class Recipe:
         """Return the recipe for the JSON report."""
         settings = {item.name: getattr(self, item.name) for item in fields(self)}
         steps = [{"pass": step.name, **step.options} for step in self.steps]
-        return {**settings, "steps": steps}
+        preprocess = None if self.preprocess is None else self.preprocess.to_dict()
+        return {**settings, "preprocess": preprocess, "steps": steps}
 
     @property
     def is_lossy(self) -> bool:
@@ -285,6 +292,7 @@ def make_outputs(value: object, where: str = "outputs") -> tuple[str, ...]:
 _READERS: Mapping[str, Callable[[object, str], object]] = {
     "shapes": make_shapes,
     "outputs": make_outputs,
+    "preprocess": make_preprocess,
 }
 
 

@@ -18,11 +18,20 @@ Label = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
+class Later:
+    """A sample that is costly to read, and is read where it is wanted."""
+
+    load: Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
 class Raw:
     """Samples as a reader finds them, unchecked.
 
     `read` starts afresh and yields where a sample is (for messages) and the sample: a mapping by
-    input name, or the one array of a one-input model. `once` says that it can be read one time.
+    input name, the one array of a one-input model, or either `Later`. `once` says that it can be
+    read one time, `classes` how many classes the labels are of where that is known, `note` how
+    images were preprocessed.
     """
 
     source: str
@@ -30,6 +39,8 @@ class Raw:
     count: int | None = None
     labels: Label | None = None
     once: bool = False
+    classes: int = 0
+    note: str = ""
 
 
 def numbered(source: str, samples: Iterable[object]) -> Iterator[tuple[str, object]]:
@@ -38,13 +49,13 @@ def numbered(source: str, samples: Iterable[object]) -> Iterator[tuple[str, obje
         yield (f"{source}, sample {index}" if index else source), sample
 
 
-def only_input(specs: Sequence[InputSpec], what: str) -> InputSpec:
+def only_input(specs: Sequence[InputSpec], what: str, kind: str = "bare arrays") -> InputSpec:
     """Return the one input of a model; raise `SamplesError` when there are more (or none)."""
     if len(specs) == 1:
         return specs[0]
     names = ", ".join(f'"{spec.name}"' for spec in specs) or "none"
     raise SamplesError(
-        f"{what} holds bare arrays, which fit a model of one input; this one has {len(specs)} "
+        f"{what} holds {kind}, which fit a model of one input; this one has {len(specs)} "
         f"({names}): name the arrays, as in an .npz"
     )
 
@@ -54,6 +65,8 @@ def conform(where: str, sample: object, specs: Sequence[InputSpec]) -> dict[str,
 
     Raises `SamplesError` that quotes the first name, type or shape that does not fit.
     """
+    if isinstance(sample, Later):
+        sample = sample.load()
     if not isinstance(sample, Mapping):
         if isinstance(sample, (str, bytes)) or sample is None:
             raise SamplesError(
@@ -87,7 +100,8 @@ def _fit(where: str, spec: InputSpec, given: object) -> Array:
         raise SamplesError(f"{_mismatch(where, spec, data)}{_advice(data, spec.dtype)}")
     if spec.shape is not None and not _same_shape(data.shape, spec.shape):
         raise SamplesError(_mismatch(where, spec, data))
-    return data if spec.dtype in (None, data.dtype) else _cast(where, spec, data)
+    same = spec.dtype is None or spec.dtype == data.dtype  # numpy holds None for float64
+    return data if same else _cast(where, spec, data)
 
 
 def _can_become(data: Array, wanted: np.dtype[np.generic]) -> bool:
