@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Score
-from onnxcomp.calibrating import calibrate_by
+from onnxcomp.calibrating import Extras, calibrate_by
 from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.ranges import Ranges
@@ -180,6 +180,8 @@ def calibrate(
     cluster: str | None = None,
     executor: Executor | None = None,
     ranges: str | os.PathLike[str] | None = None,
+    per_channel: Sequence[str] = (),
+    plot: str | os.PathLike[str] | None = None,
     samples: int | None = None,
     preprocess: Preprocess | Mapping[str, object] | None = None,
     seed: int = 0,
@@ -191,8 +193,9 @@ def calibrate(
 
     They are taken on the model as the lossless recipe leaves it, which is what `int8` quantizes.
     `ranges` is a file to keep them in: it serves again while model and samples are the same, and
-    a run that was interrupted goes on. `executor` counts in the place of this process: any of
-    `concurrent.futures`, or one that a cluster gives.
+    a run that was interrupted goes on. `per_channel` are globs of values whose ranges along axis 1
+    are wanted too, `plot` a folder for pictures of the histograms. `executor` counts in the place
+    of this process: any of `concurrent.futures`, or one that a cluster gives.
     """
     recipe = make_recipe(
         calib_method=calib_method,
@@ -216,7 +219,8 @@ def calibrate(
     if opened.synthetic:
         say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
-    return calibrate_by(recipe, prepared, opened, executor, say, progress)
+    extras = Extras(per_channel, None if plot is None else Path(plot), executor)
+    return calibrate_by(recipe, prepared, opened, extras, say, progress)
 
 
 @dataclass(frozen=True)

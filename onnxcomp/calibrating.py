@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from onnxcomp.calibration.caching import cached_ranges
-from onnxcomp.calibration.collect import Effort
+from onnxcomp.calibration.collect import Effort, collect_statistics
+from onnxcomp.calibration.consumers import consumers_of
 from onnxcomp.calibration.crews import open_crew
-from onnxcomp.calibration.find import collect_ranges
+from onnxcomp.calibration.find import find_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples
+from onnxcomp.calibration.statistics import Statistics
 from onnxcomp.recipe import Recipe, bytes_of
 from onnxcomp.stages import Progress, stage
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a calibration may give besides the ranges of values.
+
+    `per_channel` are globs of values whose ranges along axis 1 are wanted too, `plot` a folder for
+    pictures of the histograms; `executor` counts in the place of this process.
+    """
+
+    per_channel: Sequence[str] = ()
+    plot: Path | None = None
+    executor: Executor | None = None
+
+
+NOTHING_MORE = Extras()
+
+
 def calibrate_by(
     recipe: Recipe,
     model: ir.Model,
     samples: Samples,
-    executor: Executor | None = None,
+    extras: Extras = NOTHING_MORE,
     say: Say = lambda _: None,
     progress: Progress | None = None,
 ) -> Ranges:
@@ -33,17 +52,35 @@ def calibrate_by(
     Where the recipe names a ranges file, that serves if it is of this model and these samples, and
     is written if not. Values that held NaN are said.
     """
-    stage("calibrating")
     memory = None if recipe.calib_memory is None else bytes_of(recipe.calib_memory)
-    with open_crew(recipe.workers, recipe.cluster, executor) as crew:
-        effort = Effort(recipe.threads or 0, crew, memory)
-        if recipe.ranges is not None:
-            path, method = Path(recipe.ranges), recipe.calib_method
-            found = cached_ranges(path, model, samples, effort, method, say, progress)
-        else:
-            found = collect_ranges(
-                model, samples, effort, method=recipe.calib_method, progress=progress
+
+    def find(partial: Path | None) -> Ranges:
+        stage("calibrating")
+        with open_crew(recipe.workers, recipe.cluster, extras.executor) as crew:
+            effort = Effort(recipe.threads or 0, crew, memory, partial)
+            statistics = collect_statistics(
+                model, samples, effort, per_channel=extras.per_channel, progress=progress
             )
+        if extras.plot is not None:
+            _plot(model, statistics, extras.plot, say, progress)
+        return find_ranges(model, statistics, recipe.calib_method, samples.source)
+
+    if recipe.ranges is None:
+        found = find(None)
+    else:
+        again = bool(extras.per_channel or extras.plot)
+        path = Path(recipe.ranges)
+        found = cached_ranges(path, model, samples, recipe.calib_method, find, say, again=again)
     for name, count in found.nan.items():
         say(f"warning: {name} held {count} NaN, which were left out of its range")
     return found
+
+
+def _plot(
+    model: ir.Model, statistics: Statistics, folder: Path, say: Say, progress: Progress | None
+) -> None:
+    from onnxcomp.calibration.plots import plot_statistics
+
+    stage("plotting")
+    count = plot_statistics(statistics, folder, consumers_of(model), progress or (lambda *_: None))
+    say(f"{folder / 'index.html'} shows {count} histograms")

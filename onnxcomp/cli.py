@@ -32,6 +32,7 @@ SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
+TENSORRT = "Write a TensorRT calibration cache too."
 THREADS = click.option(
     "--threads",
     type=int,
@@ -235,10 +236,14 @@ def _show(
 @data_options
 @calibration_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
+@click.option("--per-channel", multiple=True, metavar="GLOB", help="Values to do by channel too.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="DIR", help="Draw histograms.")
+@click.option("--tensorrt", type=click.Path(path_type=Path), metavar="FILE", help=TENSORRT)
 @THREADS
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def calibrate(
     model: Path,
+    tensorrt: Path | None,
     seed: int | None,
     output: Path,
     threads: int | None,
@@ -252,9 +257,12 @@ def calibrate(
     interrupted goes on from OUTPUT.partial.
     """
     from onnxcomp import api
-    from onnxcomp.model_io import check_writable
+    from onnxcomp.calibration.tensorrt_cache import to_cache
+    from onnxcomp.model_io import check_writable, write_text
 
-    check_writable(output, model)
+    for path in (output, tensorrt):
+        if path is not None:
+            check_writable(path, model)
     with progress(quiet=quiet) as advance:
         ranges = api.calibrate(
             model,
@@ -265,6 +273,8 @@ def calibrate(
             progress=advance,
             **options,
         )
+    if tensorrt is not None:
+        write_text(tensorrt, to_cache(ranges))
     if not quiet:
         click.echo(f"{output}   {len(ranges.values)} ranges from {ranges.samples} samples")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxcomp.registry import Leave
 
 if TYPE_CHECKING:
+    from onnxcomp.calibration.ranges import Ranges
     from onnxcomp.cost import ModelCost
     from onnxcomp.int8_coverage import Coverage
     from onnxcomp.interface import Change
@@ -101,6 +102,7 @@ class Report:
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
+    ranges: Ranges | None = None
     seconds: float = 0.0
     peak_mb: float = 0.0
     recipe: Mapping[str, object] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class Report:
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
+            "ranges": None if self.ranges is None else _ranges(self.ranges),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_mb, 1),
             "recipe": dict(self.recipe),
@@ -153,4 +156,15 @@ def _int8(found: Coverage) -> dict[str, Any]:
         "macs_share": round(found.macs_share or 0.0, 4),
         "nodes": found.int8_nodes,
         "float": [{"node": n.name, "op": n.op, "reason": n.reason} for n in found.float_nodes],
+    }
+
+
+def _ranges(ranges: Ranges) -> dict[str, Any]:
+    return {
+        "method": ranges.method,
+        "samples": ranges.samples,
+        "source": ranges.source,
+        "values": len(ranges.values),
+        "estimated": len(ranges.estimated),
+        "nan": dict(ranges.nan),
     }

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Evidence, judge
-from onnxcomp.calibrating import calibrate_by
-from onnxcomp.calibration.ranges import Ranges, read_ranges
+from onnxcomp.calibrating import Extras, calibrate_by
+from onnxcomp.calibration.caching import ranges_in
+from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
@@ -127,6 +128,7 @@ def _run(
         interface=asked.changes,
         metric=evidence.metric if evidence else None,
         latency=evidence.latency if evidence else None,
+        ranges=done.ranges,
         int8=_int8(done.model, done.steps, shapes) if recipe.is_lossy else None,
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
@@ -161,6 +163,7 @@ class _Done:
     steps: list[StepReport] = field(default_factory=list)
     evidence: Evidence | None = None
     verdict: Verdict | None = None
+    ranges: Ranges | None = None
 
     def accept(self, verdict: Verdict) -> None:
         """Note what proves a lossless stretch."""
@@ -178,7 +181,10 @@ def _run_steps(
     done = _Done(model)
     for stretch in stretches(recipe.steps):
         if find_pass(stretch[0].name).effect is Effect.LOSSY:
-            needs = _needs(done.model, stretch[0], recipe, given, inputs, say, progress)
+            needs: dict[str, object] = {"target": find_target(recipe.target)}
+            if "ranges" in find_pass(stretch[0].name).needs:
+                done.ranges = _ranges(done.model, recipe, given, inputs, say, progress)
+                needs["ranges"] = done.ranges
             _run_lossy_step(done, model, stretch[0], needs, inputs, say)
             continue
         against = inputs.reference
@@ -214,21 +220,6 @@ def _run_lossy_step(
         say(f"warning: {report.name} is not in the result: {report.reason}")
 
 
-def _needs(
-    model: ir.Model,
-    step: Step,
-    recipe: Recipe,
-    given: Given,
-    inputs: Inputs,
-    say: Say,
-    progress: Progress | None,
-) -> dict[str, object]:
-    needs: dict[str, object] = {"target": find_target(recipe.target)}
-    if "ranges" in find_pass(step.name).needs:
-        needs["ranges"] = _ranges(model, recipe, given, inputs, say, progress)
-    return needs
-
-
 def _ranges(
     model: ir.Model,
     recipe: Recipe,
@@ -240,9 +231,11 @@ def _ranges(
     if given.ranges is not None:
         return given.ranges
     if recipe.ranges is not None and recipe.calib is None and given.calib is None:
-        return read_ranges(Path(recipe.ranges))
+        return ranges_in(Path(recipe.ranges), model, say)
     assert inputs.calibration is not None
-    return calibrate_by(recipe, model, inputs.calibration, given.executor, say, progress)
+    return calibrate_by(
+        recipe, model, inputs.calibration, Extras(executor=given.executor), say, progress
+    )
 
 
 # ---------------------------------------------------------------- the report's facts

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxcomp.calibration.ranges import described
+
 if TYPE_CHECKING:
     from onnxcomp.api import Comparison, Summary
     from onnxcomp.layers import Layer
@@ -59,6 +61,8 @@ def print_report(
             console,
             f"latency  {found.before_ms:.3g} -> {found.after_ms:.3g} ms ({found.speedup:.2f}x)",
         )
+    if report.ranges is not None:
+        _line(console, f"ranges  {described(report.ranges)}")
     if report.int8 is not None:
         share = f"{report.int8.macs_share or 0:.2%} of MACs in int8 kernels"
         nodes = f"{report.int8.int8_nodes} int8 and {len(report.int8.float_nodes)} float nodes"

@@ -22,7 +22,7 @@ CNN = MODELS / "digits_cnn.onnx"
 DATA = MODELS / "digits.npz"
 SCHEMA_KEYS = [
     "schema", "before", "after", "interface", "steps", "parity", "metric", "latency", "int8",
-    "seconds", "peak_mb", "recipe", "written",
+    "ranges", "seconds", "peak_mb", "recipe", "written",
 ]  # fmt: skip
 
 

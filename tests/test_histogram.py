@@ -108,7 +108,7 @@ def test_the_least_number_of_a_half_is_a_mask_too() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_types(dtype: type) -> None:
-    data = np.random.default_rng(0).standard_normal(1000).astype(dtype)
+    data: Any = np.random.default_rng(0).standard_normal(1000).astype(dtype)
     histogram = counted(data, dtype=dtype)
     assert histogram.total == 1000
     assert (histogram.lo, histogram.hi) == (float(data.min()), float(data.max()))

@@ -15,7 +15,7 @@ from onnxcomp.cli import cli
 
 PACKAGE = Path(onnxcomp.__file__).parent
 OUTPUT_ONLY = {"output", "as_json", "dry_run", "print_recipe", "quiet", "verbose"} | {
-    *("diff", "layers", "sort", "top"),
+    *("diff", "layers", "sort", "tensorrt", "top"),
 }
 # What only Python can give, and what a verb writes.
 PYTHON_ONLY = {"say", "progress", "executor"}

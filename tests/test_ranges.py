@@ -22,6 +22,11 @@ RANGES = st.builds(
     st.integers(0),
     TEXT,
     st.dictionaries(TEXT, st.integers(1), max_size=2),
+    st.dictionaries(TEXT, st.integers(1), max_size=2),
+    st.dictionaries(TEXT, st.lists(RANGE, max_size=2).map(tuple), max_size=2),
+    st.lists(TEXT, max_size=2).map(lambda names: tuple(sorted(names))),
+    TEXT,
+    TEXT,
 )
 
 
@@ -36,17 +41,34 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, ranges: Ranges) ->
 
 
 def test_text_is_sorted_with_a_line_per_value() -> None:
-    ranges = Ranges({"b": Range(0, 1), "a": Range(-1.5, 2)}, "minmax", 3, "calib", {"b": 7})
+    ranges = Ranges(
+        {"b": Range(0, 1), "a": Range(-1.5, 2)},
+        "minmax",
+        3,
+        "calib",
+        {"b": 7},
+        nan={"a": 1},
+        channels={"b": (Range(0, 1), Range(0, 0.5))},
+        model="12",
+        data="34",
+    )
     assert ranges.to_json().splitlines() == [
         "{",
-        '  "version": 1,',
+        '  "version": 2,',
         '  "method": "minmax",',
         '  "samples": 3,',
         '  "source": "calib",',
+        '  "model": "12",',
+        '  "data": "34",',
         '  "nonfinite": {"b": 7},',
+        '  "nan": {"a": 1},',
+        '  "estimated": [],',
         '  "values": {',
         '    "a": [-1.5, 2],',
         '    "b": [0, 1]',
+        "  },",
+        '  "channels": {',
+        '    "b": [[0, 1], [0, 0.5]]',
         "  }",
         "}",
     ]
@@ -70,7 +92,7 @@ GOOD = Ranges({"a": Range(0, 1)}, "minmax", 1, "calib").to_json()
         (GOOD.replace("[0, 1]", "[0]"), "is not a ranges file"),
         (GOOD.replace("[0, 1]", "[1, 0]"), "not a range: [1.0, 0.0]"),
         (GOOD.replace("[0, 1]", "[NaN, 0]"), "not a range"),
-        (GOOD.replace('"version": 1', '"version": 9'), "ranges of version 9"),
+        (GOOD.replace('"version": 2', '"version": 9'), "ranges of version 9"),
         (GOOD.replace('"calib"', "\udcff"), "is not a ranges file"),
     ],
 )

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxcomp.calibration.collect import Effort, collect_statistics
+from onnxcomp.calibration.consumers import Function, consumers_of
 from onnxcomp.calibration.identity import digest_of_model
 from onnxcomp.calibration.methods import AVERAGE
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.calibration.statistics import Statistic, Statistics
 from onnxcomp.calibration.taps import values_of
+from onnxcomp.calibration.thresholds import Levels, find_range
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.stages import Progress
+
+# The grid of activations: unsigned, with a zero point.
+EIGHT_BITS = Levels()
 
 
 def collect_ranges(
@@ -33,7 +38,13 @@ def collect_ranges(
     return find_ranges(model, statistics, method, samples.source)
 
 
-def find_ranges(model: ir.Model, statistics: Statistics, method: str, source: str) -> Ranges:
+def find_ranges(
+    model: ir.Model,
+    statistics: Statistics,
+    method: str,
+    source: str,
+    levels: Levels = EIGHT_BITS,
+) -> Ranges:
     """Return the ranges of a model's float values by a method, in the order of the model.
 
     What has a range by definition gets that one, and what only reshapes another value the other's.
@@ -41,6 +52,7 @@ def find_ranges(model: ir.Model, statistics: Statistics, method: str, source: st
     typed = model.clone()
     infer_shapes(typed)
     values = values_of(typed)
+    consumers = consumers_of(typed) if method == "auto" else {}
     ranges: dict[str, Range] = {}
     seen: dict[str, Statistic] = {}
     for name in values.names:
@@ -49,7 +61,7 @@ def find_ranges(model: ir.Model, statistics: Statistics, method: str, source: st
         found = values.known.get(origin)
         if statistic is not None:
             seen[name] = statistic
-            found = found or range_of(statistic, method)
+            found = found or range_of(statistic, method, levels, consumers.get(origin, ()))
         if found is not None:
             ranges[name] = found
     return Ranges(
@@ -65,7 +77,12 @@ def find_ranges(model: ir.Model, statistics: Statistics, method: str, source: st
     )
 
 
-def range_of(statistic: Statistic, method: str) -> Range | None:
+def range_of(
+    statistic: Statistic,
+    method: str,
+    levels: Levels = EIGHT_BITS,
+    consumers: Sequence[Function] = (),
+) -> Range | None:
     """Return the range of a value by a method; None when nothing finite was seen."""
     histogram = statistic.histogram
     if not len(histogram.counts):
@@ -73,11 +90,12 @@ def range_of(statistic: Statistic, method: str) -> Range | None:
     if method == AVERAGE:
         low, high = statistic.lows / statistic.samples, statistic.highs / statistic.samples
         return Range(float(low), float(high))
-    return Range(histogram.lo, histogram.hi)
+    return find_range(histogram, method, levels, consumers=consumers)
 
 
 def _by_channel(statistic: Statistic) -> tuple[Range, ...]:
     """Return the extremes by channel; nothing unless each has some."""
-    if not all(len(each.counts) for each in statistic.channels):
+    histograms = statistic.channels.settle()
+    if not all(len(each.counts) for each in histograms):
         return ()
-    return tuple(Range(each.lo, each.hi) for each in statistic.channels)
+    return tuple(Range(each.lo, each.hi) for each in histograms)

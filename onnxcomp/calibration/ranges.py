@@ -109,3 +109,12 @@ def _from_json(path: Path, data: Any) -> Ranges:
 def _range(ends: Any) -> Range:
     lo, hi = ends
     return Range(float(lo), float(hi))
+
+
+def described(ranges: Ranges) -> str:
+    """Return in a few words where ranges come from."""
+    text = f"{len(ranges.values)} by {ranges.method} from {ranges.samples} samples"
+    text += f" ({ranges.source})" if ranges.source else ""
+    if ranges.estimated:
+        text += f", {len(ranges.estimated)} of them from batch normalization"
+    return text

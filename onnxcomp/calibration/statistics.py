@@ -12,23 +12,60 @@ import numpy as np
 from onnxcomp.calibration.histogram import BINS, Histogram
 from onnxcomp.graph import Array
 
+# Elements of a value that are held until they are counted by channel.
+HELD = 1 << 18
 # Digests of samples are added up modulo this, so that their order does not matter.
 DIGESTS = 1 << 128
+
+
+@dataclass(eq=False)
+class Channels:
+    """The histograms of a value along axis 1; small arrays are held until some can be counted."""
+
+    bins: int = BINS
+    histograms: list[Histogram] = field(default_factory=list)
+    _held: list[Array] = field(default_factory=list)
+
+    def add(self, data: Array) -> None:
+        """Count an array of two or more dims by its second one."""
+        rows = np.moveaxis(data, 1, 0).reshape(data.shape[1], -1)
+        if self._held and len(self._held[0]) != len(rows):
+            self.settle()
+        self._held.append(rows.copy())
+        if sum(each.size for each in self._held) >= HELD:
+            self.settle()
+
+    def merge(self, other: Channels) -> None:
+        """Take in other channels' counts."""
+        for index, histogram in enumerate(other.settle()):
+            self._at(index).merge(histogram)
+
+    def settle(self) -> list[Histogram]:
+        """Count what is held, and return the histograms."""
+        if self._held:
+            for index, row in enumerate(np.concatenate(self._held, axis=1)):
+                self._at(index).add(row)
+            self._held.clear()
+        return self.histograms
+
+    def _at(self, index: int) -> Histogram:
+        while len(self.histograms) <= index:
+            self.histograms.append(Histogram(self.bins))
+        return self.histograms[index]
 
 
 @dataclass(eq=False)
 class Statistic:
     """One value: its histogram, and the sums of the least and greatest number of each sample.
 
-    The sums are exact, so they too are the same in any order. `channels` are the histograms along
-    axis 1, where they were asked for.
+    The sums are exact, so they too are the same in any order.
     """
 
     histogram: Histogram
     lows: Fraction = Fraction(0)
     highs: Fraction = Fraction(0)
     samples: int = 0
-    channels: list[Histogram] = field(default_factory=list)
+    channels: Channels = field(default_factory=Channels)
 
     def observe(self, data: Array, *, per_channel: bool = False) -> None:
         """Take in what a value holds in one run."""
@@ -38,8 +75,7 @@ class Statistic:
             self.highs += Fraction(extremes[1])
             self.samples += 1
         if per_channel and data.ndim > 1:
-            for index, part in enumerate(np.moveaxis(data, 1, 0)):
-                self._channel(index).add(np.ascontiguousarray(part))
+            self.channels.add(data)
 
     def merge(self, other: Statistic) -> None:
         """Take in what another run of the same value has seen."""
@@ -47,13 +83,7 @@ class Statistic:
         self.lows += other.lows
         self.highs += other.highs
         self.samples += other.samples
-        for index, histogram in enumerate(other.channels):
-            self._channel(index).merge(histogram)
-
-    def _channel(self, index: int) -> Histogram:
-        while len(self.channels) <= index:
-            self.channels.append(Histogram(self.histogram.bins))
-        return self.channels[index]
+        self.channels.merge(other.channels)
 
 
 @dataclass(eq=False)
@@ -87,7 +117,7 @@ class Statistics:
 
     def _value(self, name: str) -> Statistic:
         if name not in self.values:
-            self.values[name] = Statistic(Histogram(self.bins))
+            self.values[name] = Statistic(Histogram(self.bins), channels=Channels(self.bins))
         return self.values[name]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.calibration.histogram import Counts, Histogram
-from onnxcomp.calibration.statistics import Statistic, Statistics
+from onnxcomp.calibration.statistics import Channels, Statistic, Statistics
 
 FORMAT = "onnxcomp statistics 1"
 
@@ -47,14 +47,16 @@ def from_bytes(data: bytes) -> tuple[Statistics, dict[str, Any]]:
             about = item["histograms"]
             histograms = [_histogram(found.bins, each, next(rows)) for each in about]
             sums = Fraction(item["lows"]), Fraction(item["highs"])
-            found.values[name] = Statistic(histograms[0], *sums, item["samples"], histograms[1:])
+            found.values[name] = Statistic(
+                histograms[0], *sums, item["samples"], Channels(found.bins, histograms[1:])
+            )
     except (zipfile.BadZipFile, KeyError, TypeError, StopIteration, EOFError, OSError) as error:
         raise ValueError(f"not a file of statistics: {error}") from error
     return found, head
 
 
 def _histograms(statistic: Statistic) -> list[Histogram]:
-    return [statistic.histogram, *statistic.channels]
+    return [statistic.histogram, *statistic.channels.settle()]
 
 
 def _described(statistic: Statistic) -> dict[str, object]:
