@@ -36,7 +36,7 @@ TENSORRT = "Write a TensorRT calibration cache too."
 THREADS = click.option(
     "--threads",
     type=int,
-    help="Threads of ONNX Runtime: 1 to time and compare, all (0) to calibrate.",
+    help="Threads of ONNX Runtime (1; to calibrate 0: all cores but one).",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from onnxcomp.symbolic.propagate import propagate
 class Effort:
     """How to calibrate: what changes time and memory, and never the result.
 
-    `threads` are those of each run (0: all cores), `crew` workers in the place of this process,
+    `threads` are those of each run (0: all cores but one, which counts), `crew` workers in the place of this process,
     `memory` the bytes that activations may take, `partial` the file to save to and go on from.
     """
 
@@ -77,11 +78,16 @@ def collect_statistics(
                 frozenset(chosen),
                 counts_samples=number == 0,
                 bins=bins,
-                threads=effort.threads,
+                threads=effort.threads or _all_but_one(),
             )
             _count_group(job, source, samples, number, partial, effort.crew, progress)
     partial.remove()
     return partial.statistics
+
+
+def _all_but_one() -> int:
+    """Return the threads of a run that leave a core to the counting of the one before."""
+    return max(1, (os.cpu_count() or 2) - 1)
 
 
 def _wanted(model: ir.Model, values: Values) -> list[str]:

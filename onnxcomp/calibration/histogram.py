@@ -149,10 +149,11 @@ class _Room:
         steps, places = self._steps[: block.size], self._places[: block.size]
         kind = block.dtype.type
         np.multiply(block, kind(math.ldexp(1.0, -exponent)), out=steps)  # a power of two: exact
-        np.floor(steps, out=steps)
-        if exponent > 0 and first < 0:  # what is so near to zero that the product is zero
-            np.minimum(steps, -1, out=steps, where=block < 0)
-        np.subtract(steps, kind(first), out=steps)
+        if first:  # else no number is negative, and a cast rounds down too
+            np.floor(steps, out=steps)
+            if exponent > 0 and first < 0:  # what is so near to zero that the product is zero
+                np.minimum(steps, -1, out=steps, where=block < 0)
+            np.subtract(steps, kind(first), out=steps)
         places[...] = steps
         return places
 
