@@ -216,11 +216,9 @@ def calibrate(
     )
     if opened.note:
         say(opened.note)
-    if opened.synthetic:
-        say("warning: these ranges come from RANDOM samples; pass --calib for real ones")
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
     extras = Extras(per_channel, None if plot is None else Path(plot), executor)
-    return calibrate_by(recipe, prepared, opened, extras, say, progress)
+    return calibrate_by(recipe, loaded, prepared, opened, extras, say, progress)
 
 
 @dataclass(frozen=True)

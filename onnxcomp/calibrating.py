@@ -13,6 +13,7 @@ from onnxcomp.calibration.caching import cached_ranges
 from onnxcomp.calibration.collect import Effort, collect_statistics
 from onnxcomp.calibration.consumers import consumers_of
 from onnxcomp.calibration.crews import open_crew
+from onnxcomp.calibration.data_free import completed, estimate_ranges
 from onnxcomp.calibration.find import find_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples
@@ -41,6 +42,7 @@ NOTHING_MORE = Extras()
 
 def calibrate_by(
     recipe: Recipe,
+    original: ir.Model,
     model: ir.Model,
     samples: Samples,
     extras: Extras = NOTHING_MORE,
@@ -49,6 +51,8 @@ def calibrate_by(
 ) -> Ranges:
     """Return the ranges of a model's values over samples, as a recipe's settings have it.
 
+    `original` is the model before any pass. Where the samples are random, what its batch
+    normalizations have learnt goes before what these show (see `estimate_ranges`).
     Where the recipe names a ranges file, that serves if it is of this model and these samples, and
     is written if not. Values that held NaN are said.
     """
@@ -63,7 +67,8 @@ def calibrate_by(
             )
         if extras.plot is not None:
             _plot(model, statistics, extras.plot, say, progress)
-        return find_ranges(model, statistics, recipe.calib_method, samples.source)
+        found = find_ranges(model, statistics, recipe.calib_method, samples.source)
+        return completed(estimate_ranges(original, model), found) if samples.synthetic else found
 
     if recipe.ranges is None:
         found = find(None)
@@ -71,9 +76,20 @@ def calibrate_by(
         again = bool(extras.per_channel or extras.plot)
         path = Path(recipe.ranges)
         found = cached_ranges(path, model, samples, recipe.calib_method, find, say, again=again)
+    if samples.synthetic:
+        say(f"warning: no calibration data: {_origins(found)}; pass --calib")
     for name, count in found.nan.items():
         say(f"warning: {name} held {count} NaN, which were left out of its range")
     return found
+
+
+def _origins(found: Ranges) -> str:
+    random = len(found.values) - len(found.estimated)
+    if not found.estimated:
+        return "ranges come from RANDOM samples, so accuracy on real data is likely to be lost"
+    return (
+        f"{len(found.estimated)} ranges come from batch normalization, {random} from RANDOM samples"
+    )
 
 
 def _plot(

@@ -132,12 +132,6 @@ def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples
     if spec is None and not recipe.is_lossy:
         return None
     if spec is None:
-        if given.ranges is None and recipe.ranges is None:
-            _warn(
-                say,
-                "no calibration data: ranges come from RANDOM samples, so accuracy on real data "
-                "is likely to be lost; pass --calib",
-            )
         spec = "random"
     samples = open_samples(
         spec,

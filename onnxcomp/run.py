@@ -183,7 +183,7 @@ def _run_steps(
         if find_pass(stretch[0].name).effect is Effect.LOSSY:
             needs: dict[str, object] = {"target": find_target(recipe.target)}
             if "ranges" in find_pass(stretch[0].name).needs:
-                done.ranges = _ranges(done.model, recipe, given, inputs, say, progress)
+                done.ranges = _ranges(model, done.model, recipe, given, inputs, say, progress)
                 needs["ranges"] = done.ranges
             _run_lossy_step(done, model, stretch[0], needs, inputs, say)
             continue
@@ -221,6 +221,7 @@ def _run_lossy_step(
 
 
 def _ranges(
+    original: ir.Model,
     model: ir.Model,
     recipe: Recipe,
     given: Given,
@@ -234,7 +235,7 @@ def _ranges(
         return ranges_in(Path(recipe.ranges), model, say)
     assert inputs.calibration is not None
     return calibrate_by(
-        recipe, model, inputs.calibration, Extras(executor=given.executor), say, progress
+        recipe, original, model, inputs.calibration, Extras(executor=given.executor), say, progress
     )
 
 

@@ -31,8 +31,9 @@ from onnxcomp.symbolic.propagate import propagate
 class Effort:
     """How to calibrate: what changes time and memory, and never the result.
 
-    `threads` are those of each run (0: all cores but one, which counts), `crew` workers in the place of this process,
-    `memory` the bytes that activations may take, `partial` the file to save to and go on from.
+    `threads` are those of each run (0: all cores but one, which counts), `crew` workers in the
+    place of this process, `memory` the bytes that activations may take, `partial` the file to save
+    to and go on from.
     """
 
     threads: int = 0

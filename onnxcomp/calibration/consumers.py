@@ -60,11 +60,11 @@ def _readers(value: ir.Value) -> Iterator[tuple[str, Function]]:
         if is_op(node, *SAME_NUMBERS):
             yield from _readers(node.outputs[0])
         else:
-            yield _function(node, value)
+            yield function_of(node, value)
 
 
-def _function(node: ir.Node, value: ir.Value) -> tuple[str, Function]:
-    """Return a function with a key that is equal for equal functions."""
+def function_of(node: ir.Node, value: ir.Value | None) -> tuple[str, Function]:
+    """Return what a node makes of one of its inputs, with a key that equal functions share."""
     if is_op(node, *FUNCTIONS):
         return node.op_type, FUNCTIONS[node.op_type]
     if is_op(node, "HardSigmoid"):
@@ -90,7 +90,7 @@ def _bound(node: ir.Node, index: int) -> float | None:
     return node.attributes.get_float(name, 0.0) if name in node.attributes else None
 
 
-def _gate(node: ir.Node, value: ir.Value) -> tuple[str, Function] | None:
+def _gate(node: ir.Node, value: ir.Value | None) -> tuple[str, Function] | None:
     """Return f where a node computes x f(x), as SiLU does."""
     if not is_op(node, "Mul"):
         return None
@@ -99,5 +99,5 @@ def _gate(node: ir.Node, value: ir.Value) -> tuple[str, Function] | None:
         if source is None or other is value or source.inputs[:1] != (value,):
             continue
         if is_op(source, "Sigmoid", "HardSigmoid", "Tanh"):
-            return _function(source, value)
+            return function_of(source, value)
     return None
