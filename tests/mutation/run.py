@@ -38,6 +38,7 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 from case_checks import Reference, check_answers, check_text, prepare  # noqa: E402
 from case_pages import FOLDER, read_page  # noqa: E402
 from mutation.operators import Mutant, mutants, mutate  # noqa: E402
+from mutation.tables import File, write_tables  # noqa: E402
 from near_misses import NearMiss, check_near_miss, read_near_misses  # noqa: E402
 from onnxcomp.registry import apply, find_pass, list_passes  # noqa: E402
 
@@ -319,6 +320,16 @@ def _baseline(target: Target) -> float:
     return used.ru_utime + used.ru_stime
 
 
+def known_of(target: Target, ledger: Ledger) -> File:
+    """Return what is known of the mutants of a source file, without running any."""
+    found = mutants(target.source) if target.pages else []
+    statuses = [ledger.find(target, number) for number in range(len(found))]
+    killed = sum(status not in (None, SURVIVED) for status in statuses)
+    pairs = zip(found, statuses, strict=True)
+    survivors = tuple(mutant for mutant, status in pairs if status == SURVIVED)
+    return File(target.label, len(found), killed, survivors)
+
+
 def main() -> None:
     """Run over the files that are named, or all, and print what survives."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -327,7 +338,11 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, default=scratch, help="what is known of mutants")
     parser.add_argument("--fresh", action="store_true", help="forget what is known")
     parser.add_argument("--jobs", type=int, default=2, help="how many mutants at once")
+    parser.add_argument("--write", action="store_true", help="run nothing; write the page's tables")
     options = parser.parse_args()
+    if options.write:
+        write_tables([known_of(target, Ledger(options.ledger)) for target in find_targets()])
+        return
     if options.fresh:
         options.ledger.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
