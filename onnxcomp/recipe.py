@@ -131,7 +131,7 @@ class Recipe:
     outputs: tuple[str, ...] = ()
     opset: int | None = None
     calib: str | None = None
-    calib_method: str = "minmax"
+    calib_method: str = "mse"
     calib_memory: str | None = None
     workers: int = 0
     cluster: str | None = None
