@@ -31,9 +31,9 @@ from onnxcomp.symbolic.propagate import propagate
 class Effort:
     """How to calibrate: what changes time and memory, and never the result.
 
-    `threads` are those of each run (0: all cores but one, which counts), `crew` workers in the
-    place of this process, `memory` the bytes that activations may take, `partial` the file to save
-    to and go on from.
+    `threads` are those of each run (0: all cores but one, which counts; 1 in a worker), `crew`
+    workers in the place of this process, `memory` the bytes that activations may take, `partial`
+    the file to save to and go on from.
     """
 
     threads: int = 0
@@ -79,7 +79,7 @@ def collect_statistics(
                 frozenset(chosen),
                 counts_samples=number == 0,
                 bins=bins,
-                threads=effort.threads or _all_but_one(),
+                threads=effort.threads or (1 if effort.crew else _all_but_one()),
             )
             _count_group(job, source, samples, number, partial, effort.crew, progress)
     partial.remove()
