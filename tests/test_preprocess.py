@@ -167,8 +167,8 @@ def test_calibrate_is_the_same_in_python_and_on_the_command_line(
 
 def test_a_ranges_file_is_of_one_preprocessing(digits: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    again = ("calibrate", CNN, "--calib", digits, "--samples", "8", "-o", path)
-    again += ("--workers", "1", "--calib-method", "minmax")
+    data = ("--calib", digits, "--samples", "8", "--workers", "1")
+    again = ("calibrate", CNN, *data, "--calib-method", "minmax", "-o", path)
     assert "nothing to calibrate" not in run(*again).stderr
     assert "nothing to calibrate" in run(*again).stderr
     assert "nothing to calibrate" not in run(*again, "--image-mean", "0.5").stderr
