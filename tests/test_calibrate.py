@@ -153,6 +153,7 @@ def test_nan_is_said_by_name(tmp_path: Path) -> None:
     [
         (["--calib-memory", "lots"], "calib-memory 'lots': give a size such as 512MB or 2GB"),
         (["--calib-memory", "0MB"], "give a size"),
+        (["--per-channel", "no*"], "--per-channel 'no*' matches no float value"),
         (["--workers", "-1"], "workers must be 0 (none) or more, got -1"),
         (["--calib-method", "best"], "'best' is not one of"),
     ],

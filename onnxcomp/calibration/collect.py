@@ -20,7 +20,7 @@ from onnxcomp.calibration.samples import Samples
 from onnxcomp.calibration.statistics import Statistics
 from onnxcomp.calibration.taps import Values, float_values, in_groups, values_of
 from onnxcomp.calibration.workers import Crew, count_apart
-from onnxcomp.errors import ModelError
+from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.runtime import Session, add_outputs, as_source
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.stages import Progress
@@ -57,12 +57,15 @@ def collect_statistics(
     has a range by definition, and what only reshapes another value. `per_channel` are globs of
     values to count by channel (axis 1) too. `progress` gets the samples done, and how many there
     are where that is known. Raises `ModelError` when the model does not load, or does not run on a
-    sample.
+    sample, and `UsageError` when a glob matches nothing.
     """
     typed = model.clone()
     infer_shapes(typed)
     first = next(iter(samples))
     values = values_of(typed)
+    for glob in per_channel:
+        if not any(_matches(name, [glob]) for name in values.names):
+            raise UsageError(f"--per-channel {glob!r} matches no float value of the model")
     groups = in_groups(_wanted(typed, values), _shapes(typed, first), effort.memory)
     digest = digest_of_model(model)
     key = f"{digest} {bins} {sorted(per_channel)} {groups}"
