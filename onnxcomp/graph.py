@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -164,6 +165,23 @@ def scalar(value: ir.Value | None) -> float | None:
     if found is None or found.size != 1 or found.dtype == ir.DataType.STRING:
         return None
     return np.asarray(found.numpy()).reshape(()).item()  # type: ignore[no-any-return]
+
+
+def saturation(node: ir.Node) -> tuple[float, float] | None:
+    """Return the interval that a Relu or Clip maps to, if it is known and includes zero."""
+    if is_op(node, "Relu"):
+        return 0.0, math.inf
+    if not is_op(node, "Clip"):
+        return None
+    low: float | None = node.attributes.get_float("min", -math.inf)
+    high: float | None = node.attributes.get_float("max", math.inf)
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        low = scalar(node.inputs[1])
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        high = scalar(node.inputs[2])
+    if low is None or high is None or not low <= 0.0 <= high or low == high:
+        return None
+    return float(low), float(high)
 
 
 def integers(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -136,8 +136,25 @@ def test_sequences_are_passed_over_typed_or_not() -> None:
 
 
 def test_values_that_cannot_be_returned_are_passed_over() -> None:
-    model = build("b = Cast<to = 16>(x)  c = Cast<to = 1>(b)  y = Relu(c)")
+    model = build("b = Cast<to = 16>(x)  c = Cast<to = 1>(b)  y = Abs(c)")
     assert set(collect(model, draw((1, 4))).values) == {"x", "c", "y"}
+
+
+def test_what_only_an_activation_reads_is_not_looked_at() -> None:
+    bounds = "lo = Constant<value_float = -1.0>()  hi = Constant<value_float = 6.0>()"
+    bodies = {
+        "a = Abs(x)  y = Relu(a)": {"x", "y"},
+        f"{bounds}  a = Abs(x)  y = Clip(a, lo, hi)": {"x", "y"},
+        f"{bounds}  a = Abs(x)  y = Clip(a, hi)": {"x", "a", "y"},  # at least 6: no zero
+        "a = Abs(x)  b = Relu(a)  y = Add(a, b)": {"x", "a", "b", "y"},
+        "y = Relu(x)": {"x", "y"},
+    }
+    for body, seen in bodies.items():
+        assert set(collect(build(body), draw((2, 4))).values) == seen
+    both = build("a = Abs(x)  y = Relu(a)", outputs="float[N,4] y, float[N,4] a")
+    assert set(collect(both, draw((2, 4))).values) == {"x", "a", "y"}
+    chosen = collect(build("a = Abs(x)  y = Relu(a)"), draw((2, 4)), per_channel=["a"])
+    assert len(chosen.channels["a"]) == 4
 
 
 def test_subgraphs_stay_shut_but_what_they_return_counts() -> None:

@@ -54,7 +54,8 @@ def collect_statistics(
     """Return the statistics of each float value of the main graph.
 
     Covered are its inputs and what its nodes make, but constants, the insides of subgraphs, what
-    has a range by definition, and what only reshapes another value. `per_channel` are globs of
+    has a range by definition, what only reshapes another value, and what only an activation or a
+    batch normalization reads. `per_channel` are globs of
     values to count by channel (axis 1) too. `progress` gets the samples done, and how many there
     are where that is known. Raises `ModelError` when the model does not load, or does not run on a
     sample, and `UsageError` when a glob matches nothing.
@@ -66,7 +67,7 @@ def collect_statistics(
     for glob in per_channel:
         if not any(_matches(name, [glob]) for name in values.names):
             raise UsageError(f"--per-channel {glob!r} matches no float value of the model")
-    groups = in_groups(_wanted(typed, values), _shapes(typed, first), effort.memory)
+    groups = in_groups(_wanted(typed, values, per_channel), _shapes(typed, first), effort.memory)
     digest = digest_of_model(model)
     key = f"{digest} {bins} {sorted(per_channel)} {groups}"
     partial = open_partial(effort.partial, key, len(groups), bins, samples)
@@ -94,13 +95,11 @@ def _all_but_one() -> int:
     return max(1, (os.cpu_count() or 2) - 1)
 
 
-def _wanted(model: ir.Model, values: Values) -> list[str]:
+def _wanted(model: ir.Model, values: Values, per_channel: Collection[str]) -> list[str]:
     inputs = {value.name for value in model.graph.inputs}
-    return [
-        name
-        for name in values.names
-        if name not in values.same and name not in values.known and name not in inputs
-    ]
+    unread = {name for name in values.inner if not _matches(name, per_channel)}
+    others = {*values.same, *values.known, *inputs, *unread}
+    return [name for name in values.names if name not in others]
 
 
 def _matches(name: str, globs: Collection[str]) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range
-from onnxcomp.graph import dropout_is_inference, is_op
+from onnxcomp.graph import dropout_is_inference, is_op, saturation
 
 # What ONNX Runtime returns as NumPy floats; its CPU provider has next to no bfloat16 kernels.
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
@@ -30,12 +30,14 @@ class Values:
     """The float values of the main graph in order, inputs first.
 
     `same` names, for a value that only reshapes another, that other; `known` has the ranges that
-    values have by definition.
+    values have by definition. `inner` are the values that nothing reads but a Relu, Clip or batch
+    normalization: the op before computes these too, in integers as in float, so none has a grid.
     """
 
     names: tuple[str, ...]
     same: Mapping[str, str]
     known: Mapping[str, Range]
+    inner: frozenset[str]
 
 
 def values_of(model: ir.Model) -> Values:
@@ -50,7 +52,17 @@ def values_of(model: ir.Model) -> Values:
                 same[node.outputs[0].name or ""] = same.get(source, source)
     nodes = [node for node in model.graph if is_op(node, *KNOWN)]
     known = {node.outputs[0].name or "": KNOWN[node.op_type] for node in nodes}
-    return Values(tuple(names), same, known)
+    return Values(tuple(names), same, known, frozenset(_inner_values(model)))
+
+
+def _inner_values(model: ir.Model) -> Iterator[str]:
+    for node in model.graph:
+        value = node.inputs[0] if node.inputs else None
+        if value is None or value.producer() is None or len(value.uses()) > 1:
+            continue
+        absorbed = is_op(node, "BatchNormalization") or saturation(node) is not None
+        if absorbed and not value.is_graph_output():
+            yield value.name or ""
 
 
 def float_values(model: ir.Model, *, typed: bool = False) -> list[str]:

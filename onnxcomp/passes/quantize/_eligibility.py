@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Ranges
-from onnxcomp.graph import Array, array, is_op, rank, scalar, sole_consumer, tensor
+from onnxcomp.graph import Array, array, is_op, rank, saturation, scalar, sole_consumer, tensor
 from onnxcomp.passes.quantize._numbers import range_of_array
 
 # Each of these has an integer kernel in ONNX Runtime's CPU provider, with the scales of its own
@@ -52,7 +52,7 @@ def tail_of(node: ir.Node, facts: Facts) -> Tail:
     end, low, high = node.outputs[0], -np.inf, np.inf
     while node.op_type not in MOVER_OPS:
         reader = sole_consumer(end)
-        bounds = None if reader is None or reader in facts.excluded else _bounds(reader)
+        bounds = None if reader is None or reader in facts.excluded else saturation(reader)
         if reader is None or bounds is None or reader.inputs[0] is not end:
             break
         if min(high, bounds[1]) <= max(low, bounds[0]):
@@ -61,23 +61,6 @@ def tail_of(node: ir.Node, facts: Facts) -> Tail:
         end = reader.outputs[0]
         low, high = max(low, bounds[0]), min(high, bounds[1])
     return Tail(tuple(nodes), end, low, high)
-
-
-def _bounds(node: ir.Node) -> tuple[float, float] | None:
-    """Return the interval that a Relu or Clip maps to, if it is known and includes zero."""
-    if is_op(node, "Relu"):
-        return 0.0, np.inf
-    if not is_op(node, "Clip"):
-        return None
-    low: float | None = node.attributes.get_float("min", -np.inf)
-    high: float | None = node.attributes.get_float("max", np.inf)
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        low = scalar(node.inputs[1])
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        high = scalar(node.inputs[2])
-    if low is None or high is None or not low <= 0.0 <= high or low == high:
-        return None
-    return float(low), float(high)
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
