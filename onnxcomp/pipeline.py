@@ -13,7 +13,7 @@ from onnxcomp.fixpoint import Check, PassFailedError, Tally, bisect, to_fixpoint
 from onnxcomp.graph import count_nodes
 from onnxcomp.recipe import Step
 from onnxcomp.reference import Reference
-from onnxcomp.registry import Effect, Leave, apply, find_pass
+from onnxcomp.registry import Effect, Outcome, apply, find_pass
 from onnxcomp.report import StepReport
 from onnxcomp.runtime import first_line, weight_bytes
 from onnxcomp.shapes import keep_declared
@@ -107,11 +107,11 @@ def run_lossy(
     started = time.perf_counter()
     nodes, size = count_nodes(model), weight_bytes(model)
     result = model.clone()
-    left: tuple[Leave, ...] = ()
+    outcome = Outcome(0, ())
     sites = 0
     try:
         outcome = apply(found, result, step.options, needs)
-        sites, left = outcome.sites, outcome.left
+        sites = outcome.sites
         sweep(result)
         assign_unique_names(result)
         keep_declared(result, model)
@@ -134,7 +134,8 @@ def run_lossy(
         bytes=(size, after[1]),
         seconds=seconds,
         status=status,
-        left=left,
+        left=outcome.left,
+        measured=outcome.measured,
         reason=reason,
     )
 

@@ -49,6 +49,15 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a pass made of a place: an error of the pass's own kind, before and after."""
+
+    node: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Pass:
     """A registered rewrite; everything but the effect is read from its function."""
 
@@ -94,10 +103,19 @@ class Outcome:
 
     sites: int
     left: tuple[Leave, ...]
+    measured: tuple[Measured, ...] = ()
 
 
 _REGISTERED: dict[str, Pass] = {}
-_LEFT: ContextVar[dict[Leave, None] | None] = ContextVar("left", default=None)
+_NOTES: ContextVar[_Notes | None] = ContextVar("notes", default=None)
+
+
+@dataclass
+class _Notes:
+    """What a running pass has said so far."""
+
+    left: dict[Leave, None] = field(default_factory=dict)
+    measured: list[Measured] = field(default_factory=list)
 
 
 def register(effect: Effect, *, ops: Iterable[str] = ()) -> Callable[[PassFunction], PassFunction]:
@@ -185,20 +203,27 @@ def _foreign_pass(name: str) -> Pass:
 
 
 @contextmanager
-def _collect_leaves() -> Iterator[dict[Leave, None]]:
-    left: dict[Leave, None] = {}
-    token = _LEFT.set(left)
+def _taking_notes() -> Iterator[_Notes]:
+    notes = _Notes()
+    token = _NOTES.set(notes)
     try:
-        yield left
+        yield notes
     finally:
-        _LEFT.reset(token)
+        _NOTES.reset(token)
 
 
 def leave(node: ir.Node, reason: str) -> None:
     """Note that a pass leaves a node alone although it is of its kind, and why."""
-    left = _LEFT.get()
-    if left is not None:
-        left[Leave(label(node), reason)] = None
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.left[Leave(label(node), reason)] = None
+
+
+def measured(node: ir.Node, before: float, after: float) -> None:
+    """Note an error that a pass lowers at a node, such as that of the layer's output in dB."""
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.measured.append(Measured(label(node), before, after))
 
 
 def apply(
@@ -217,13 +242,13 @@ def apply(
     if missing:
         raise UsageError(f"{found.name} needs {', '.join(missing)}, which was not provided")
     keywords: dict[str, Any] = {name: provided[name] for name in found.needs} | dict(options or {})
-    with _collect_leaves() as left:
+    with _taking_notes() as notes:
         if found.whole_model:
             sites = found.function(model, **keywords)
         else:
             mark_function_bodies(model)
             sites = sum(found.function(graph, **keywords) for graph in list(all_graphs(model)))
-    return Outcome(sites, tuple(left))
+    return Outcome(sites, tuple(notes.left), tuple(notes.measured))
 
 
 def as_ir_pass(name: str, **options: object) -> ir.passes.InPlacePass:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxcomp.registry import Leave
+from onnxcomp.registry import Leave, Measured
 
 if TYPE_CHECKING:
     from onnxcomp.calibration.ranges import Ranges
@@ -32,6 +32,7 @@ class StepReport:
     seconds: float = 0.0
     status: str = "unchanged"
     left: tuple[Leave, ...] = ()
+    measured: tuple[Measured, ...] = ()
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class StepReport:
             "seconds": round(self.seconds, 4),
             "status": self.status,
             "left": whole + [{"node": item.node, "reason": item.reason} for item in self.left],
+            "measured": [asdict(item) for item in self.measured],
         }
 
 

@@ -160,6 +160,7 @@ class _Done:
     """The result of the steps so far, and what proves it."""
 
     model: ir.Model
+    exact: ir.Model  # the model before the first lossy step
     steps: list[StepReport] = field(default_factory=list)
     evidence: Evidence | None = None
     verdict: Verdict | None = None
@@ -178,10 +179,14 @@ def _run_steps(
     say: Say,
     progress: Progress | None,
 ) -> _Done:
-    done = _Done(model)
+    done = _Done(model, model)
     for stretch in stretches(recipe.steps):
         if find_pass(stretch[0].name).effect is Effect.LOSSY:
-            needs: dict[str, object] = {"target": find_target(recipe.target)}
+            needs: dict[str, object] = {
+                "target": find_target(recipe.target),
+                "samples": inputs.calibration,
+                "original": done.exact,
+            }
             if "ranges" in find_pass(stretch[0].name).needs:
                 done.ranges = _ranges(model, done.model, recipe, given, inputs, say, progress)
                 needs["ranges"] = done.ranges
@@ -191,6 +196,8 @@ def _run_steps(
         if inputs.pending is not None and done.evidence is not None:
             against = partial(make_reference, done.model, inputs.feeds)
         done.model, reports = run_lossless(done.model, stretch, against, say, done.accept)
+        if all(step.effect != "lossy" for step in done.steps):
+            done.exact = done.model
         done.steps += reports
     return done
 

@@ -53,7 +53,7 @@ def test_json_is_schema_1(tmp_path: Path) -> None:
     assert report["before"]["bytes"] == CNN.stat().st_size
     assert report["after"]["bytes"] == out.stat().st_size
     assert report["after"]["nodes"] < report["before"]["nodes"]
-    step = {"pass", "effect", "sites", "nodes", "bytes", "seconds", "status", "left"}
+    step = {"pass", "effect", "sites", "nodes", "bytes", "seconds", "status", "left", "measured"}
     assert all(set(item) == step for item in report["steps"])
     assert report["parity"]["passed"] is True
     assert set(report["parity"]["outputs"]["logits"]) == {"max_abs", "sqnr_db", "cosine", "top1"}
