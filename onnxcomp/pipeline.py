@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 
 import onnx_ir as ir
 
@@ -19,9 +20,11 @@ from onnxcomp.runtime import first_line, weight_bytes
 from onnxcomp.shapes import keep_declared
 from onnxcomp.stages import stage
 from onnxcomp.structure import order_problems
-from onnxcomp.verify import Verdict, judge_lossless, structure_problems
+from onnxcomp.verify import Verdict, judge_lossless
 
 Say = Callable[[str], None]
+# Families of passes that change what numbers stand for, though some keep the answers.
+NUMERIC = ("quantize", "prune", "factorize")
 
 
 def run_lossless(
@@ -90,17 +93,12 @@ def _report(step: Step, tally: Tally | None, guilty: Mapping[str, str]) -> StepR
     )
 
 
-def run_lossy(
-    model: ir.Model,
-    step: Step,
-    needs: Mapping[str, object],
-    accept: Check,
-    reference: Reference | None,
+def run_once(
+    model: ir.Model, step: Step, needs: Mapping[str, object], check: Check
 ) -> tuple[ir.Model, StepReport]:
-    """Run one lossy pass on a copy; return the model before it when the result is not accepted.
+    """Run one pass on a copy; return the model before it when it raises or `check` has objections.
 
-    `accept` says how the result breaks the budget. Usage errors of the pass (a glob that matches
-    nothing) are the user's to see and are raised.
+    Usage errors of the pass (a glob that matches nothing) are the user's to see and are raised.
     """
     stage(step.name)
     found = find_pass(step.name)
@@ -108,51 +106,38 @@ def run_lossy(
     nodes, size = count_nodes(model), weight_bytes(model)
     result = model.clone()
     outcome = Outcome(0, ())
-    sites = 0
     try:
         outcome = apply(found, result, step.options, needs)
-        sites = outcome.sites
         sweep(result)
         assign_unique_names(result)
         keep_declared(result, model)
-        problems = _lossy_problems(reference, result) or (accept(result) if sites else [])
+        problems = check(result) if outcome.sites else ()
     except OnnxcompError:
         raise
     except Exception as error:  # as above: named, rolled back, and the rest still ships
         problems = [f"it raised {type(error).__name__}: {first_line(error)}"]
-    seconds = time.perf_counter() - started
-    if problems:
-        status, kept, reason, sites = "rolled-back", model, problems[0], 0
-    else:
-        status, kept, reason = ("applied" if sites else "unchanged"), result, ""
-    after = (count_nodes(kept), weight_bytes(kept))
+    status = "rolled-back" if problems else "applied" if outcome.sites else "unchanged"
+    kept = result if status == "applied" else model
     return kept, StepReport(
         step.name,
         found.effect.value,
-        sites=sites,
-        nodes=(nodes, after[0]),
-        bytes=(size, after[1]),
-        seconds=seconds,
+        sites=outcome.sites if status == "applied" else 0,
+        nodes=(nodes, count_nodes(kept)),
+        bytes=(size, weight_bytes(kept)),
+        seconds=time.perf_counter() - started,
         status=status,
         left=outcome.left,
         measured=outcome.measured,
-        reason=reason,
+        reason=problems[0] if problems else "",
     )
 
 
-def _lossy_problems(reference: Reference | None, model: ir.Model) -> list[str]:
-    if reference is None:
-        return order_problems(model)
-    return structure_problems(reference, model)
+def runs_once(step: Step) -> bool:
+    """Say whether a pass runs once: one that is lossy, or that needs more than the graph."""
+    found = find_pass(step.name)
+    return found.effect is Effect.LOSSY or found.family in NUMERIC or set(found.needs) > {"opset"}
 
 
 def stretches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Cut a recipe into runs of lossless steps and single lossy ones."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        lossy = find_pass(step.name).effect is Effect.LOSSY
-        if groups and not lossy and find_pass(groups[-1][0].name).effect is not Effect.LOSSY:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
+    """Cut a recipe into runs of steps that go to a fixpoint and of steps that run once."""
+    return [list(group) for _, group in groupby(steps, runs_once)]

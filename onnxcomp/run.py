@@ -6,34 +6,27 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxcomp.acceptance import Evidence, judge
-from onnxcomp.calibrating import Extras, calibrate_by
-from onnxcomp.calibration.caching import ranges_in
-from onnxcomp.calibration.ranges import Ranges
+from onnxcomp.acceptance import judge
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
-from onnxcomp.inputs import NOTHING_GIVEN, Given, Inputs, open_inputs
+from onnxcomp.inputs import NOTHING_GIVEN, Given, open_inputs
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.model_io import external_tensors, load_model, save_model, write_bytes
-from onnxcomp.pipeline import run_lossless, run_lossy, stretches
-from onnxcomp.recipe import Recipe, Step
-from onnxcomp.reference import make_reference
-from onnxcomp.registry import Effect, find_pass
+from onnxcomp.recipe import Recipe
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import Progress, stage
-from onnxcomp.targets import find_target
-from onnxcomp.verify import Verdict, judge_lossless
+from onnxcomp.stepping import Context, Done, run_steps
+from onnxcomp.verify import judge_lossless
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +101,8 @@ def _run(
     inputs = open_inputs(asked.model, recipe, given, say, path if asked.model is loaded else None)
     if recipe.opset is not None:
         asked = at_opset(asked, recipe.opset, inputs.reference())
-    done = _run_steps(asked.model, recipe, given, inputs, say, progress)
+    context = Context(asked.model, recipe, given, inputs, say, progress)
+    done = run_steps(recipe.steps, context, Done(asked.model, asked.model))
     evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
     if evidence is None and inputs.budget is not None:
         evidence = judge(asked.model, done.model, inputs.budget)
@@ -152,98 +146,6 @@ def _check_settings(recipe: Recipe) -> None:
         if getattr(recipe, name) is not None:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} says what a lossy recipe may do; add --int8")
-
-
-# ---------------------------------------------------------------- steps
-@dataclass
-class _Done:
-    """The result of the steps so far, and what proves it."""
-
-    model: ir.Model
-    exact: ir.Model  # the model before the first lossy step
-    steps: list[StepReport] = field(default_factory=list)
-    evidence: Evidence | None = None
-    verdict: Verdict | None = None
-    ranges: Ranges | None = None
-
-    def accept(self, verdict: Verdict) -> None:
-        """Note what proves a lossless stretch."""
-        self.verdict = verdict
-
-
-def _run_steps(
-    model: ir.Model,
-    recipe: Recipe,
-    given: Given,
-    inputs: Inputs,
-    say: Say,
-    progress: Progress | None,
-) -> _Done:
-    done = _Done(model, model)
-    for stretch in stretches(recipe.steps):
-        if find_pass(stretch[0].name).effect is Effect.LOSSY:
-            needs: dict[str, object] = {
-                "target": find_target(recipe.target),
-                "samples": inputs.calibration,
-                "original": done.exact,
-            }
-            if "ranges" in find_pass(stretch[0].name).needs:
-                done.ranges = _ranges(model, done.model, recipe, given, inputs, say, progress)
-                needs["ranges"] = done.ranges
-            _run_lossy_step(done, model, stretch[0], needs, inputs, say)
-            continue
-        against = inputs.reference
-        if inputs.pending is not None and done.evidence is not None:
-            against = partial(make_reference, done.model, inputs.feeds)
-        done.model, reports = run_lossless(done.model, stretch, against, say, done.accept)
-        if all(step.effect != "lossy" for step in done.steps):
-            done.exact = done.model
-        done.steps += reports
-    return done
-
-
-def _run_lossy_step(
-    done: _Done,
-    original: ir.Model,
-    step: Step,
-    needs: Mapping[str, object],
-    inputs: Inputs,
-    say: Say,
-) -> None:
-    accepted: list[Evidence] = []
-
-    def accept(candidate: ir.Model) -> Sequence[str]:
-        if inputs.budget is None or inputs.pending is None:
-            return ()
-        accepted.append(judge(original, candidate, inputs.budget))
-        return accepted[-1].problems
-
-    done.model, report = run_lossy(done.model, step, needs, accept, inputs.reference())
-    done.steps.append(report)
-    if report.status == "applied":
-        done.verdict = None
-        done.evidence = accepted[-1] if accepted else done.evidence
-    if report.status == "rolled-back":
-        say(f"warning: {report.name} is not in the result: {report.reason}")
-
-
-def _ranges(
-    original: ir.Model,
-    model: ir.Model,
-    recipe: Recipe,
-    given: Given,
-    inputs: Inputs,
-    say: Say,
-    progress: Progress | None,
-) -> Ranges:
-    if given.ranges is not None:
-        return given.ranges
-    if recipe.ranges is not None and recipe.calib is None and given.calib is None:
-        return ranges_in(Path(recipe.ranges), model, say)
-    assert inputs.calibration is not None
-    return calibrate_by(
-        recipe, original, model, inputs.calibration, Extras(executor=given.executor), say, progress
-    )
 
 
 # ---------------------------------------------------------------- the report's facts
