@@ -33,13 +33,15 @@ from onnxcomp.model_io import AS_READ, AsRead, external_tensors, load_model, mod
 from onnxcomp.parity import Parity
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import (
+    SCHEMES,
     Recipe,
     check_recipe,
     load_recipe,
+    make_exclude,
     make_outputs,
+    make_schemes,
     make_shapes,
     with_passes,
-    with_step_option,
 )
 from onnxcomp.report import Latency
 from onnxcomp.run import Result, Say, run_recipe
@@ -60,6 +62,7 @@ def make_recipe(
     recipe: str | os.PathLike[str] | Recipe | None = None,
     *,
     int8: bool = False,
+    schemes: Sequence[str] = (),
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -79,11 +82,13 @@ def make_recipe(
         found = load_recipe(os.fspath(recipe))
     else:
         found = load_recipe("int8" if int8 else "lossless")
-    if int8 and recipe is not None:
-        found = with_passes(found, [*(step.name for step in found.steps), "quantize-static"])
+    if int8 and not found.schemes:
+        found = replace(found, schemes=SCHEMES)
+    if schemes:
+        found = replace(found, schemes=make_schemes(schemes))
     found = with_passes(found, select, skip)
     if exclude:
-        found = with_step_option(found, "quantize-static", "exclude", ",".join(exclude))
+        found = replace(found, exclude=make_exclude(exclude))
     if shapes:
         found = replace(found, shapes={**found.shapes, **make_shapes(shapes)})
     if outputs:
@@ -101,6 +106,7 @@ def optimize(
     *,
     recipe: str | os.PathLike[str] | Recipe | None = None,
     int8: bool = False,
+    schemes: Sequence[str] = (),
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -120,6 +126,8 @@ def optimize(
     max_drop: float | None = None,
     eval: str | Score | None = None,  # noqa: A002  (the option's name)
     min_sqnr: float | None = None,
+    min_speedup: float | None = None,
+    min_int8_macs: float | None = None,
     verify: bool = True,
     target: str | None = None,
     threads: int | None = None,
@@ -134,11 +142,14 @@ def optimize(
     images into inputs: some settings of `Preprocess`, or one in place of them all.
 
     The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
-    open), `outputs` keeps only these, `opset` converts the operator set. Raises `OnnxcompError`.
+    open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
+    candidates to try (all), `exclude` globs of nodes to leave float. What falls short of
+    `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
         recipe,
         int8=int8,
+        schemes=schemes,
         select=select,
         skip=skip,
         exclude=exclude,
@@ -157,6 +168,8 @@ def optimize(
         max_drop=max_drop,
         eval=eval if isinstance(eval, str) else None,
         min_sqnr=min_sqnr,
+        min_speedup=min_speedup,
+        min_int8_macs=min_int8_macs,
         verify=None if verify else False,
         target=target,
         threads=threads,

@@ -32,6 +32,8 @@ SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
+SCHEME = "int8: only static, static+dynamic, conv+dynamic, dynamic or weights (repeatable)."
+SAVE_RECIPE = "Write the recipe that repeats this run, decisions included."
 TENSORRT = "Write a TensorRT calibration cache too."
 THREADS = click.option(
     "--threads",
@@ -126,6 +128,7 @@ def main() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.opt.onnx.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="lossless (default), int8, or a file.")
 @click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
+@click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")
@@ -140,12 +143,15 @@ def main() -> None:
 @click.option("--eval", "eval_", metavar="FILE.py:FUNC", help="Metric: func(predict) -> float.")
 @click.option("--max-drop", type=float, metavar="X", help="Largest accepted fall of the metric.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Least accepted SQNR in dB.")
+@click.option("--min-speedup", type=float, metavar="X", help="Exit 1 if it is not X times faster.")
+@click.option("--min-int8-macs", type=float, metavar="SHARE", help="Exit 1 if less is in int8.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the original.")
 @click.option("--target", type=click.Choice(NAMES), help="The machine the model is for (auto).")
 @THREADS
 @JSON
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--diff", is_flag=True, help="Print what changed in the graph, node by node.")
+@click.option("--save-recipe", type=click.Path(path_type=Path), metavar="FILE", help=SAVE_RECIPE)
 @click.option("--print-recipe", is_flag=True, help="Print the effective recipe and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the --diff.")
 @click.option("-v", "--verbose", is_flag=True, help="List every place left alone, with the reason.")
@@ -161,6 +167,7 @@ def optimize(
     verbose: bool,
     eval_: str | None,
     no_verify: bool,
+    save_recipe: Path | None,
     shape: tuple[str, ...],
     outputs: tuple[str, ...],
     **options: Any,
@@ -170,7 +177,7 @@ def optimize(
 
     from onnxcomp import api
     from onnxcomp.errors import ContractError
-    from onnxcomp.model_io import check_writable, default_output
+    from onnxcomp.model_io import check_writable, default_output, write_text
     from onnxcomp.recipe import parse_shapes
     from onnxcomp.run import run_recipe
 
@@ -198,11 +205,15 @@ def optimize(
         report = replace(
             report, written=str(out), after=replace(report.after, path=str(out), cost=after)
         )
+    if save_recipe is not None and not dry_run:
+        write_text(save_recipe, result.recipe.to_toml())
     if diff:
         _print_diff(model, result.model, report, as_json=as_json)
     _show(report, as_json=as_json, quiet=quiet, verbose=verbose, brief=diff)
     if not passed:
         raise ContractError(f"nothing written: {report.parity_problems[0]}")
+    if report.problems:
+        raise ContractError("; ".join(report.problems))
 
 
 def _print_diff(before: Path, after: ir.Model, report: Report, *, as_json: bool) -> None:

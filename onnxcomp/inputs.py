@@ -159,7 +159,7 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
     min_sqnr = recipe.min_sqnr
     if min_sqnr is None and max_drop is None:
         min_sqnr = DEFAULT_MIN_SQNR
-    here = recipe.target in ("auto", detect())
+    here = recipe.never_slower and recipe.target in ("auto", detect())
     return Budget(
         held_out,
         score,

@@ -15,17 +15,20 @@ BUDGET_SECONDS = 2.0
 
 
 def measure_in_turns(
-    before: Session, after: Session, feeds: Sequence[Mapping[str, Array]]
+    before: Session,
+    after: Session,
+    feeds: Sequence[Mapping[str, Array]],
+    seconds: float = BUDGET_SECONDS,
 ) -> Latency:
     """Return the median milliseconds of one pass over `feeds`, per feeds, of both sessions.
 
-    The two run in turns, A B B A, after one warm-up each, for about two seconds in all.
+    The two run in turns, A B B A, after one warm-up each, for about `seconds` in all.
     """
     started = time.perf_counter()
     _time(before, feeds)
     _time(after, feeds)
     once = time.perf_counter() - started
-    rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, int(BUDGET_SECONDS / max(once, 1e-6))))
+    rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, int(seconds / max(once, 1e-6))))
     first: list[float] = []
     second: list[float] = []
     for index in range(rounds):

@@ -23,8 +23,6 @@ from onnxcomp.structure import order_problems
 from onnxcomp.verify import Verdict, judge_lossless
 
 Say = Callable[[str], None]
-# Families of passes that change what numbers stand for, though some keep the answers.
-NUMERIC = ("quantize", "prune", "factorize")
 
 
 def run_lossless(
@@ -135,7 +133,7 @@ def run_once(
 def runs_once(step: Step) -> bool:
     """Say whether a pass runs once: one that is lossy, or that needs more than the graph."""
     found = find_pass(step.name)
-    return found.effect is Effect.LOSSY or found.family in NUMERIC or set(found.needs) > {"opset"}
+    return found.effect is Effect.LOSSY or not found.reads_only_the_graph
 
 
 def stretches(steps: Sequence[Step]) -> list[list[Step]]:

@@ -13,7 +13,7 @@ from onnxcomp.calibration.methods import METHODS
 from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.errors import RecipeError, UsageError
 from onnxcomp.registry import find_pass
-from onnxcomp.targets import NAMES
+from onnxcomp.targets import NAMES, detect
 
 LOSSLESS = (
     "eliminate-dead-code",
@@ -98,11 +98,13 @@ LOSSLESS = (
 _PLACES = {name: place for place, name in enumerate(LOSSLESS)}
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "lossless": LOSSLESS,
-    "int8": (*LOSSLESS, "quantize-static"),
+    "int8": LOSSLESS,
     "none": (),
 }
 
 
+# The ways to compute in int8 that `int8` tries, and how they are written in a recipe.
+SCHEMES = ("static", "static+dynamic", "conv+dynamic", "dynamic", "weights")
 # A dim of a shape that stays as the model has it.
 KEEP = "_"
 Shape = tuple["int | str", ...]
@@ -123,10 +125,17 @@ class Recipe:
     `shapes` are input shapes to fix, by input name ("" is the only one), `outputs` the outputs to
     keep (none named: all), `opset` the operator set to convert to. `samples` is the most that is
     read of the data, `max_drop` the loss of the metric that is accepted, `min_sqnr` (dB) the
-    label-free budget, `preprocess` how images become inputs.
+    label-free budget, `preprocess` how images become inputs. `schemes` are the int8 candidates that
+    are built after the steps, measured, and chosen from, without the passes in `skip`; `exclude`
+    are globs of nodes that lossy passes leave alone. `never_slower` holds a lossy result to the
+    original's latency on this machine: it is off in a recipe that a search came to, whose decisions
+    it repeats.
     """
 
     steps: tuple[Step, ...] = ()
+    schemes: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     opset: int | None = None
@@ -143,6 +152,9 @@ class Recipe:
     eval: str | None = None
     max_drop: float | None = None
     min_sqnr: float | None = None
+    never_slower: bool = True
+    min_speedup: float | None = None
+    min_int8_macs: float | None = None
     verify: bool = True
     preprocess: Preprocess | None = None
 
@@ -172,7 +184,22 @@ class Recipe:
     @property
     def is_lossy(self) -> bool:
         """Whether any step may cost accuracy."""
-        return any(find_pass(step.name).effect == "lossy" for step in self.steps)
+        return bool(self.schemes) or any(
+            find_pass(step.name).effect == "lossy" for step in self.steps
+        )
+
+
+def as_settled(recipe: Recipe, chosen: Sequence[Step]) -> Recipe:
+    """Return the recipe that repeats what a search came to: its steps, and no search."""
+    target = detect() if recipe.target == "auto" else recipe.target
+    return replace(
+        recipe,
+        steps=(*recipe.steps, *chosen),
+        schemes=(),
+        skip=(),
+        never_slower=False,
+        target=target,
+    )
 
 
 def in_fixpoint_order(steps: Iterable[Step]) -> list[Step]:
@@ -200,7 +227,8 @@ def _toml(value: object) -> str:
 def load_recipe(name: str) -> Recipe:
     """Return a preset by name, or the recipe in a TOML file."""
     if name in PRESETS:
-        return Recipe(tuple(Step(item) for item in PRESETS[name]))
+        schemes = SCHEMES if name == "int8" else ()
+        return Recipe(tuple(Step(item) for item in PRESETS[name]), schemes)
     path = Path(name)
     if path.suffix != ".toml":
         known = ", ".join(PRESETS)
@@ -281,10 +309,35 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
 
 def make_outputs(value: object, where: str = "outputs") -> tuple[str, ...]:
     """Return the names of outputs as a recipe has them; raise `RecipeError` for what is none."""
+    return _names(value, where, "outputs", "output")
+
+
+def make_exclude(value: object, where: str = "exclude") -> tuple[str, ...]:
+    """Return globs of nodes as a recipe has them; raise `RecipeError` for what is none."""
+    return _names(value, where, "globs", "glob")
+
+
+def make_skip(value: object, where: str = "skip") -> tuple[str, ...]:
+    """Return names of passes as a recipe has them; raise `UsageError` for what is none."""
+    return tuple(find_pass(name).name for name in _names(value, where, "passes", "pass"))
+
+
+def make_schemes(value: object, where: str = "schemes") -> tuple[str, ...]:
+    """Return schemes as a recipe has them; raise `RecipeError` for what is none."""
+    found = _names(value, where, "schemes", "scheme")
+    for name in found:
+        if name not in SCHEMES:
+            raise RecipeError(
+                f"{where}: there is no scheme {name!r}; choose from {', '.join(SCHEMES)}"
+            )
+    return found
+
+
+def _names(value: object, where: str, many: str, one: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise RecipeError(f"{where}: outputs must be a list of names, got {value!r}")
+        raise RecipeError(f"{where}: {many} must be a list of names, got {value!r}")
     if not value or not all(isinstance(item, str) and item for item in value):
-        raise RecipeError(f"{where}: outputs must name at least one output, got {value!r}")
+        raise RecipeError(f"{where}: {many} must name at least one {one}, got {value!r}")
     return tuple(dict.fromkeys(value))
 
 
@@ -292,6 +345,9 @@ def make_outputs(value: object, where: str = "outputs") -> tuple[str, ...]:
 _READERS: Mapping[str, Callable[[object, str], object]] = {
     "shapes": make_shapes,
     "outputs": make_outputs,
+    "exclude": make_exclude,
+    "skip": make_skip,
+    "schemes": make_schemes,
     "preprocess": make_preprocess,
 }
 
@@ -337,6 +393,15 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"workers must be 0 (none) or more, got {recipe.workers}")
     if recipe.threads is not None and recipe.threads < 0:
         raise UsageError(f"threads must be 0 (all cores) or more, got {recipe.threads}")
+    if recipe.min_speedup is not None and recipe.min_speedup <= 0:
+        raise UsageError(f"min-speedup must be positive, got {recipe.min_speedup}")
+    if recipe.min_int8_macs is not None and not 0 <= recipe.min_int8_macs <= 1:
+        raise UsageError(f"min-int8-macs is a share from 0 to 1, got {recipe.min_int8_macs}")
+    if recipe.exclude and not recipe.is_lossy:
+        raise UsageError(
+            "exclude names nodes that lossy passes leave alone, and the recipe does not run any; "
+            "add --int8"
+        )
     if recipe.max_drop is not None and recipe.max_drop < 0:
         raise UsageError(f"max-drop must not be negative, got {recipe.max_drop}")
 
@@ -344,9 +409,10 @@ def check_recipe(recipe: Recipe) -> None:
 def with_passes(recipe: Recipe, select: Sequence[str] = (), skip: Sequence[str] = ()) -> Recipe:
     """Return a recipe with only the selected passes (added where missing), without the skipped.
 
-    Raises `UsageError` for a name that does not exist or a skipped pass that is not in it.
+    A pass of the int8 schemes is skipped by all of them. Raises `UsageError` for a name that does
+    not exist or a skipped pass that is not in it.
     """
-    steps = list(recipe.steps)
+    steps, skipped = list(recipe.steps), list(recipe.skip)
     if select:
         wanted = [find_pass(name).name for name in select]
         present = {step.name: step for step in steps}
@@ -354,18 +420,10 @@ def with_passes(recipe: Recipe, select: Sequence[str] = (), skip: Sequence[str] 
         steps += [Step(name) for name in wanted if name not in present]
     for name in skip:
         canonical = find_pass(name).name
-        if all(step.name != canonical for step in steps):
+        if any(step.name == canonical for step in steps):
+            steps = [step for step in steps if step.name != canonical]
+        elif recipe.schemes and find_pass(name).family == "quantize":
+            skipped.append(canonical)
+        else:
             raise UsageError(f"cannot skip {canonical}: the recipe does not run it")
-        steps = [step for step in steps if step.name != canonical]
-    return replace(recipe, steps=tuple(steps))
-
-
-def with_step_option(recipe: Recipe, name: str, option: str, value: object) -> Recipe:
-    """Return a recipe in which every step of a pass has this option."""
-    if all(step.name != name for step in recipe.steps):
-        raise UsageError(f"{option} needs the pass {name}, which the recipe does not run")
-    steps = tuple(
-        Step(step.name, {**step.options, option: value}) if step.name == name else step
-        for step in recipe.steps
-    )
-    return replace(recipe, steps=steps)
+    return replace(recipe, steps=tuple(steps), skip=tuple(dict.fromkeys(skipped)))

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import onnx_ir as ir
 
@@ -85,6 +86,11 @@ class Pass:
         parts = self.function.__module__.split(".")
         return parts[2] if len(parts) > 3 else ""
 
+    @property
+    def reads_only_the_graph(self) -> bool:
+        """Whether it needs nothing but the graph: no samples, ranges or target."""
+        return set(self.needs) <= {"opset"}
+
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise `RecipeError` for an option that the pass does not have or of another type."""
         for name, value in options.items():
@@ -147,9 +153,19 @@ def _read(function: PassFunction, effect: Effect, ops: frozenset[str]) -> Pass:
         needs=tuple(p.name for p in rest if p.kind is not keyword),
         ops=ops,
         options={
-            p.name: Option(p.name, hints[p.name], p.default) for p in rest if p.kind is keyword
+            p.name: Option(p.name, _kind(hints[p.name]), p.default)
+            for p in rest
+            if p.kind is keyword
         },
     )
+
+
+def _kind(hint: Any) -> type:
+    """Return the class that an option's values are of: of `dict[...] | None`, dict."""
+    if get_origin(hint) is UnionType:
+        return _kind(next(each for each in get_args(hint) if each is not type(None)))
+    kind: type = get_origin(hint) or hint
+    return kind
 
 
 @cache
@@ -258,8 +274,8 @@ def as_ir_pass(name: str, **options: object) -> ir.passes.InPlacePass:
     """
     found = find_pass(name)
     found.check_options(options)
-    unmet = [need for need in found.needs if need != "opset"]
-    if unmet:
+    if not found.reads_only_the_graph:
+        unmet = [need for need in found.needs if need != "opset"]
         raise UsageError(f"{found.name} needs {', '.join(unmet)}: run it through a recipe")
 
     class RegisteredPass(ir.passes.InPlacePass):

@@ -12,6 +12,7 @@ from onnxcomp.registry import Leave, Measured
 if TYPE_CHECKING:
     from onnxcomp.calibration.ranges import Ranges
     from onnxcomp.cost import ModelCost
+    from onnxcomp.int8.candidate import Candidate
     from onnxcomp.int8_coverage import Coverage
     from onnxcomp.interface import Change
     from onnxcomp.parity import Parity
@@ -104,10 +105,12 @@ class Report:
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
+    candidates: tuple[Candidate, ...] = ()
     ranges: Ranges | None = None
     seconds: float = 0.0
     peak_mb: float = 0.0
     recipe: Mapping[str, object] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
     written: str | None = None
 
     @property
@@ -127,10 +130,12 @@ class Report:
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
             "ranges": None if self.ranges is None else _ranges(self.ranges),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_mb, 1),
             "recipe": dict(self.recipe),
+            "problems": list(self.problems),
             "written": self.written,
         }
 

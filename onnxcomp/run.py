@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxcomp.acceptance import judge
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
 from onnxcomp.inputs import NOTHING_GIVEN, Given, open_inputs
+from onnxcomp.int8.search import choose
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
+from onnxcomp.judging import Evidence, judge
 from onnxcomp.model_io import external_tensors, load_model, save_model, write_bytes
-from onnxcomp.recipe import Recipe
+from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import Progress, stage
 from onnxcomp.stepping import Context, Done, run_steps
 from onnxcomp.verify import judge_lossless
+from onnxcomp.yardstick import Yardstick
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +41,8 @@ class Result:
     """An optimized model and what happened on the way.
 
     `unchanged` is the source's own file when no pass found anything to do; `content` the very file
-    that was verified, where that was held.
+    that was verified, where that was held. `recipe` makes the same result again: what a search
+    decided, timings included, stands in it as steps.
     """
 
     model: ir.Model
@@ -47,6 +50,7 @@ class Result:
     external: bool = False
     unchanged: Path | None = None
     content: bytes | None = None
+    recipe: Recipe = Recipe()
 
     def to_proto(self) -> onnx.ModelProto:
         """Return the model as protobuf."""
@@ -103,9 +107,12 @@ def _run(
         asked = at_opset(asked, recipe.opset, inputs.reference())
     context = Context(asked.model, recipe, given, inputs, say, progress)
     done = run_steps(recipe.steps, context, Done(asked.model, asked.model))
+    choice = choose(recipe.schemes, context, done) if recipe.schemes else None
+    if choice is not None:
+        done = choice.done
     evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
     if evidence is None and inputs.budget is not None:
-        evidence = judge(asked.model, done.model, inputs.budget)
+        evidence = judge(context.yardstick or Yardstick(asked.model, inputs.budget), done.model)
     verdict = done.verdict
     reference = inputs.reference()
     if verdict is None and evidence is None and reference is not None:
@@ -113,6 +120,8 @@ def _run(
     content = verdict.content if verdict is not None else None
     size = len(content) if content is not None else None
     stage("measuring")
+    int8 = _int8(done.model, done.steps, shapes) if recipe.is_lossy else None
+    settled = recipe if choice is None else as_settled(recipe, choice.steps)
     report = Report(
         before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
         after=Side(None, measure(done.model, shapes, size=size)),
@@ -123,10 +132,12 @@ def _run(
         metric=evidence.metric if evidence else None,
         latency=evidence.latency if evidence else None,
         ranges=done.ranges,
-        int8=_int8(done.model, done.steps, shapes) if recipe.is_lossy else None,
+        int8=int8,
+        candidates=choice.candidates if choice is not None else (),
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
-        recipe=recipe.to_dict(),
+        recipe=settled.to_dict(),
+        problems=_shortfalls(recipe, evidence, int8),
     )
     untouched = not asked.changes and not any(step.status == "applied" for step in done.steps)
     return Result(
@@ -135,14 +146,30 @@ def _run(
         external=any(True for _ in external_tensors(asked.model)),
         unchanged=Path(path) if path is not None and untouched else None,
         content=content,
+        recipe=settled,
     )
+
+
+def _shortfalls(
+    recipe: Recipe, evidence: Evidence | None, int8: Coverage | None
+) -> tuple[str, ...]:
+    """Say what was required of the result and is not so."""
+    found = []
+    latency = evidence.latency if evidence is not None else None
+    speedup = 1.0 if latency is None else latency.speedup
+    if recipe.min_speedup is not None and speedup < recipe.min_speedup:
+        found.append(f"the speed-up is {speedup:.2f}x, less than {recipe.min_speedup:g}x")
+    share = 0.0 if int8 is None else int8.macs_share or 0.0
+    if recipe.min_int8_macs is not None and share < recipe.min_int8_macs:
+        found.append(f"{share:.1%} of MACs run in int8, less than {recipe.min_int8_macs:.1%}")
+    return tuple(found)
 
 
 def _check_settings(recipe: Recipe) -> None:
     """Refuse settings that a lossless recipe would pass over in silence."""
     if recipe.is_lossy:
         return
-    for name in ("ranges", "eval", "max_drop", "min_sqnr"):
+    for name in ("ranges", "eval", "max_drop", "min_sqnr", "min_speedup", "min_int8_macs"):
         if getattr(recipe, name) is not None:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} says what a lossy recipe may do; add --int8")

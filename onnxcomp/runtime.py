@@ -25,6 +25,8 @@ Feeds = Mapping[str, Array]
 NBYTES = "onnxcomp.nbytes"
 # A protobuf message ends at 2 GiB; beyond this a session reads from a temporary folder instead.
 INLINE_LIMIT = 1_000_000_000
+# What ONNX Runtime calls its sets of graph rewrites, from none to all.
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Session:
         self,
         model: ir.Model | str | bytes,
         *,
-        optimize: bool = False,
+        optimize: bool | str = False,
         threads: int = 1,
         prepack: bool = True,
         taps: Sequence[str] = (),
@@ -107,9 +109,11 @@ class Session:
 
 
 def session_options(
-    *, optimize: bool, threads: int, prepack: bool = True
+    *, optimize: bool | str, threads: int, prepack: bool = True
 ) -> onnxruntime.SessionOptions:
     """Return options that differ only in what this project varies; logs are off.
+
+    `optimize` may also be one of `LEVELS`.
 
     Without `prepack` kernels make no copies of the weights in a layout of their own: memory and
     time that pay only over many runs.
@@ -117,8 +121,8 @@ def session_options(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    level = optimize if isinstance(optimize, str) else LEVELS[-1] if optimize else LEVELS[0]
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4

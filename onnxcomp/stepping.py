@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxcomp.acceptance import Evidence, judge
 from onnxcomp.calibrating import Extras, calibrate_by
 from onnxcomp.calibration.caching import ranges_in
 from onnxcomp.calibration.ranges import Ranges
+from onnxcomp.errors import UsageError
 from onnxcomp.fixpoint import Check
+from onnxcomp.graph import all_nodes, label
 from onnxcomp.inputs import Given, Inputs
+from onnxcomp.judging import Evidence, judge
 from onnxcomp.pipeline import Say, run_lossless, run_once, runs_once, stretches
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.reference import Reference, make_reference
@@ -24,6 +27,7 @@ from onnxcomp.stages import Progress, stage
 from onnxcomp.structure import order_problems
 from onnxcomp.targets import find_target
 from onnxcomp.verify import Verdict, judge_lossless, structure_problems
+from onnxcomp.yardstick import Yardstick
 
 Against = Callable[[], Reference | None]
 
@@ -38,6 +42,13 @@ class Context:
     inputs: Inputs
     say: Say
     progress: Progress | None = None
+
+    @cached_property
+    def yardstick(self) -> Yardstick | None:
+        """What lossy results are measured against, unless nothing is verified."""
+        if self.inputs.budget is None or self.inputs.pending is None:
+            return None
+        return Yardstick(self.original, self.inputs.budget)
 
 
 @dataclass
@@ -96,14 +107,14 @@ def _run_block(steps: Sequence[Step], context: Context, done: Done) -> Done:
     Where the result breaks the budget they run again, each judged by itself, so that the guilty
     ones are named and left out.
     """
-    tried = _tried(steps, context, done)
+    tried = after_steps(steps, context, done)
     problems = _judge(tried, context) if _changed(tried, done) else ()
     if problems and len(_changed(tried, done)) == 1:
         tried = _without(tried, done, problems[0])
     elif problems:
         tried = done
         for step in steps:
-            after = _tried([step], context, tried)
+            after = after_steps([step], context, tried)
             problems = _judge(after, context) if _changed(after, tried) else ()
             tried = _without(after, tried, problems[0]) if problems else after
     for report in tried.steps[len(done.steps) :]:
@@ -112,7 +123,7 @@ def _run_block(steps: Sequence[Step], context: Context, done: Done) -> Done:
     return tried
 
 
-def _tried(steps: Sequence[Step], context: Context, done: Done) -> Done:
+def after_steps(steps: Sequence[Step], context: Context, done: Done) -> Done:
     """Return what is done after these steps too; only the structure of each result is judged."""
     after = replace(done, steps=list(done.steps))
     for step in steps:
@@ -126,11 +137,33 @@ def _tried(steps: Sequence[Step], context: Context, done: Done) -> Done:
             "ranges": after.ranges,
         }
         check = structure_check(context) if found.effect is Effect.LOSSY else _close(context, after)
-        after.model, report = run_once(after.model, step, needs, check)
+        after.model, report = run_once(after.model, _chosen(step, context, after), needs, check)
         after.steps.append(report)
         if not after.is_lossy:
             after.exact = after.model
     return after
+
+
+def _chosen(step: Step, context: Context, done: Done) -> Step:
+    """Add the nodes that the whole recipe excludes to those of a step, where these still are."""
+    globs = context.recipe.exclude
+    if not globs or "exclude" not in find_pass(step.name).options:
+        return step
+    check_globs(done.exact, globs)
+    names = [label(node) for node in all_nodes(done.model)]
+    present = [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
+    own = str(step.options.get("exclude", ""))
+    return Step(step.name, {**step.options, "exclude": ",".join(filter(None, [own, *present]))})
+
+
+def check_globs(model: ir.Model, globs: Sequence[str]) -> None:
+    """Raise `UsageError` for a glob that matches no node."""
+    names = [label(node) for node in all_nodes(model)]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UsageError(
+                f"exclude {glob!r} matches no node; `onnxcomp inspect --layers` lists their names"
+            )
 
 
 def structure_check(context: Context) -> Check:
@@ -158,10 +191,10 @@ def _changed(after: Done, before: Done) -> list[StepReport]:
 def _judge(done: Done, context: Context) -> Sequence[str]:
     """Note what proves a lossy result, and say how it breaks the budget."""
     done.verdict = None
-    if context.inputs.budget is None or context.inputs.pending is None:
+    if context.yardstick is None:
         return ()
     stage("judging the result")
-    done.evidence = judge(context.original, done.model, context.inputs.budget)
+    done.evidence = judge(context.yardstick, done.model)
     return done.evidence.problems
 
 

@@ -21,8 +21,16 @@ RECIPE = load_recipe("lossless").steps
 
 def every_pass() -> list[str]:
     """Return all lossless passes but `simplify`, which runs another project's code."""
-    passes = list_passes().items()
-    return [name for name, item in passes if item.effect != "lossy" and name != "simplify"]
+    return [name for name in passes_of_the_graph() if name != "simplify"]
+
+
+def passes_of_the_graph() -> list[str]:
+    """Return the passes that keep the answers and need nothing but the graph."""
+    return [
+        name
+        for name, item in list_passes().items()
+        if item.effect != "lossy" and item.reads_only_the_graph
+    ]
 
 
 def optimize(model: ir.Model, steps: Sequence[Step] = RECIPE) -> ir.Model:

@@ -8,8 +8,9 @@ import pytest
 
 from case_checks import check_answers, check_text, prepare
 from case_pages import FOLDER, Case, parse, read_pages
+from lossless import passes_of_the_graph
 from onnxcomp.graph import all_nodes
-from onnxcomp.registry import find_pass, list_passes
+from onnxcomp.registry import find_pass
 
 CASES = read_pages()
 
@@ -23,7 +24,7 @@ def test_case(case: Case) -> None:
     check_answers(reference, check_text(reference))
 
 
-@pytest.mark.parametrize("name", [n for n, p in list_passes().items() if p.effect != "lossy"])
+@pytest.mark.parametrize("name", passes_of_the_graph())
 def test_every_lossless_pass_has_a_page_that_rewrites_and_one_that_does_not(name: str) -> None:
     assert (FOLDER / f"{name}.md").exists()
     sections = [case for case in CASES if case.pass_name == name]

@@ -14,7 +14,15 @@ from onnxcomp import api
 from onnxcomp.cli import cli
 
 PACKAGE = Path(onnxcomp.__file__).parent
-OUTPUT_ONLY = {"output", "as_json", "dry_run", "print_recipe", "quiet", "verbose"} | {
+OUTPUT_ONLY = {
+    "output",
+    "as_json",
+    "dry_run",
+    "print_recipe",
+    "save_recipe",
+    "quiet",
+    "verbose",
+} | {
     *("diff", "layers", "sort", "tensorrt", "top"),
 }
 # What only Python can give, and what a verb writes.

@@ -25,6 +25,7 @@ RANGES = st.builds(
     st.dictionaries(TEXT, st.integers(1), max_size=2),
     st.dictionaries(TEXT, st.lists(RANGE, max_size=2).map(tuple), max_size=2),
     st.lists(TEXT, max_size=2).map(lambda names: tuple(sorted(names))),
+    st.dictionaries(TEXT, RANGE, max_size=2),
     TEXT,
     TEXT,
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnxcomp.api import make_recipe
 from onnxcomp.errors import OnnxcompError, RecipeError, UsageError
-from onnxcomp.recipe import PRESETS, Recipe, Step, load_recipe
+from onnxcomp.recipe import PRESETS, SCHEMES, Recipe, Step, load_recipe
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -84,10 +84,10 @@ def test_options_edit_the_recipe() -> None:
     assert [s.name for s in make_recipe(select=["eliminate_identity"]).steps] == [
         "eliminate-identity"
     ]
-    assert make_recipe(int8=True).steps[-1].name == "quantize-static"
-    assert make_recipe("none", int8=True).steps == (Step("quantize-static"),)
-    excluded = make_recipe(int8=True, exclude=["a*", "b"]).steps[-1]
-    assert excluded.options == {"exclude": "a*,b"}
+    assert make_recipe(int8=True).schemes == make_recipe("none", int8=True).schemes == SCHEMES
+    assert make_recipe(int8=True, schemes=["static", "static"]).schemes == ("static",)
+    assert make_recipe(int8=True, exclude=["a*", "b"]).exclude == ("a*", "b")
+    assert make_recipe(int8=True, skip=["equalize_channels"]).skip == ("equalize-channels",)
 
 
 def test_contradictions_are_refused() -> None:
@@ -95,3 +95,5 @@ def test_contradictions_are_refused() -> None:
         make_recipe(skip=["quantize-static"])
     with pytest.raises(UsageError, match="does not run"):
         make_recipe(exclude=["a"])
+    with pytest.raises(RecipeError, match="choose from static"):
+        make_recipe(schemes=["fastest"])

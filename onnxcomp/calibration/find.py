@@ -72,6 +72,7 @@ def find_ranges(
         {name: n for name, each in seen.items() if (n := each.histogram.infinite)},
         {name: n for name, each in seen.items() if (n := each.histogram.nan)},
         {name: _by_channel(each) for name, each in seen.items() if _by_channel(each)},
+        extremes={n: _extremes(each) for n, each in seen.items() if _clips(ranges.get(n), each)},
         model=digest_of_model(model),
         data=f"{statistics.digest:032x}",
     )
@@ -91,6 +92,15 @@ def range_of(
         low, high = statistic.lows / statistic.samples, statistic.highs / statistic.samples
         return Range(float(low), float(high))
     return find_range(histogram, method, levels, consumers=consumers)
+
+
+def _extremes(statistic: Statistic) -> Range:
+    return Range(statistic.histogram.lo, statistic.histogram.hi)
+
+
+def _clips(found: Range | None, statistic: Statistic) -> bool:
+    """Say whether a range leaves out numbers that were seen."""
+    return found is not None and found != _extremes(statistic)
 
 
 def _by_channel(statistic: Statistic) -> tuple[Range, ...]:

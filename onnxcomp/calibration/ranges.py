@@ -33,6 +33,7 @@ class Ranges:
     `nonfinite` counts the infinities and `nan` the NaN that were left out, for the values that had
     any. `channels` has the ranges along axis 1 of the values for which they were asked. `model` and
     `data` are digests of the model that ran and of its samples, empty where there were none.
+    `extremes` are the least and greatest numbers seen of the values whose ranges leave some out.
     `estimated` names the values whose ranges come from statistics in the model, not from samples.
     """
 
@@ -44,6 +45,7 @@ class Ranges:
     nan: Mapping[str, int] = field(default_factory=dict)
     channels: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
     estimated: tuple[str, ...] = ()
+    extremes: Mapping[str, Range] = field(default_factory=dict)
     model: str = ""
     data: str = ""
 
@@ -62,6 +64,8 @@ class Ranges:
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in head.items()]
         lines.append(_table("values", {n: [r.lo, r.hi] for n, r in self.values.items()}))
+        if self.extremes:
+            lines.append(_table("extremes", {n: [r.lo, r.hi] for n, r in self.extremes.items()}))
         if self.channels:
             rows = {n: [[r.lo, r.hi] for r in found] for n, found in self.channels.items()}
             lines.append(_table("channels", rows))
@@ -101,6 +105,7 @@ def _from_json(path: Path, data: Any) -> Ranges:
         {str(name): int(count) for name, count in data["nan"].items()},
         {str(name): tuple(map(_range, rows)) for name, rows in channels.items()},
         tuple(map(str, data["estimated"])),
+        {str(name): _range(ends) for name, ends in data.get("extremes", {}).items()},
         str(data["model"]),
         str(data["data"]),
     )

@@ -48,6 +48,7 @@ class Editor:
 def apply_plan(editor: Editor) -> None:
     """Carry out a plan: weights and biases first, then every value that is quantized."""
     for node in editor.plan.nodes:
+        node.name = label(node)  # outputs get other names, and reports speak of nodes
         _quantize_parameters(editor, node)
     for node, tail in editor.plan.tails.items():
         _fold_tail(node, tail.nodes)

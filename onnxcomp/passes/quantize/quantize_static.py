@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from onnxcomp.calibration.ranges import Ranges
+from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import all_graphs, all_nodes, label, opset_version
+from onnxcomp.graph import all_graphs, all_nodes, is_op, label, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._edits import Editor, apply_plan
-from onnxcomp.passes.quantize._eligibility import Facts
+from onnxcomp.passes.quantize._eligibility import MAC_OPS, Facts
 from onnxcomp.passes.quantize._placement import Plan, inner_mac_nodes, make_plan
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.shapes import infer_shapes
@@ -23,7 +25,15 @@ PER_CHANNEL_OPSET = 13
 
 
 @register(Effect.LOSSY)
-def quantize_static(model: ir.Model, ranges: Ranges, target: Target, *, exclude: str = "") -> int:
+def quantize_static(
+    model: ir.Model,
+    ranges: Ranges,
+    target: Target,
+    *,
+    exclude: str = "",
+    ops: str = "Conv,Gemm,MatMul",
+    overrides: dict[str, list[float]] | None = None,
+) -> int:
     """Compute convolutions, matrix products and what lies between them in 8-bit integers.
 
     Activations: uint8, scale = (hi - lo) / 255, zero_point = round(-lo / scale), zero always in
@@ -34,18 +44,22 @@ def quantize_static(model: ir.Model, ranges: Ranges, target: Target, *, exclude:
     13 for the scales per channel, so an older model is raised to it. Sources: Jacob et al., 2018
     (arXiv 1712.05877); ONNX Runtime's QDQ selectors.
 
-    `exclude` names nodes to keep in float: globs, separated by commas.
+    `exclude` names nodes to keep in float: globs, separated by commas. `ops` are the operators that
+    multiply in integers; the others only carry integers on. `overrides` are ranges [lo, hi] by
+    value that take the place of calibrated ones.
 
     Left alone when a range is unknown, a weight is not constant, the type is not float32, in
     control flow, and when no int8 node reads the result of an op that only passes integers on.
     """
     globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
     _check_globs(model, globs)
-    plan = _plan(model, ranges, globs)
+    ranges = _overridden(model, ranges, overrides or {})
+    others = MAC_OPS - {op.strip() for op in ops.split(",")}
+    plan = _plan(model, ranges, globs, others)
     if not plan.nodes:
         return 0
     if opset_version(model) < PER_CHANNEL_OPSET and raise_opset(model, PER_CHANNEL_OPSET):
-        plan = _plan(model, ranges, globs)
+        plan = _plan(model, ranges, globs, others)
     opset = opset_version(model)
     if opset < FIRST_OPSET:
         for node in plan.nodes:
@@ -54,6 +68,18 @@ def quantize_static(model: ir.Model, ranges: Ranges, target: Target, *, exclude:
     infer_shapes(model)
     apply_plan(Editor(model.graph, plan, target.weight_max, opset >= 13, _names(model)))
     return len(plan.nodes)
+
+
+def _overridden(model: ir.Model, ranges: Ranges, overrides: Mapping[str, list[float]]) -> Ranges:
+    made = {value.name for node in model.graph for value in node.outputs}
+    names = made | {value.name for value in model.graph.inputs}
+    for name, ends in overrides.items():
+        if name not in names:
+            raise UsageError(f"quantize-static: overrides {name!r}, which is no value of the model")
+        if len(ends) != 2 or not ends[0] <= ends[1]:
+            raise UsageError(f"quantize-static: the range of {name!r} must be [lo, hi], not {ends}")
+    found = {name: Range(float(lo), float(hi)) for name, (lo, hi) in overrides.items()}
+    return replace(ranges, values={**ranges.values, **found})
 
 
 def _check_globs(model: ir.Model, globs: list[str]) -> None:
@@ -66,9 +92,11 @@ def _check_globs(model: ir.Model, globs: list[str]) -> None:
             )
 
 
-def _plan(model: ir.Model, ranges: Ranges, globs: list[str]) -> Plan:
+def _plan(model: ir.Model, ranges: Ranges, globs: list[str], others: Collection[str]) -> Plan:
     excluded = frozenset(
-        node for node in model.graph if any(fnmatchcase(label(node), glob) for glob in globs)
+        node
+        for node in model.graph
+        if is_op(node, *others) or any(fnmatchcase(label(node), glob) for glob in globs)
     )
     facts = Facts(ranges, _typed(model), excluded, opset_version(model))
     for node in inner_mac_nodes(model.graph):

@@ -1,0 +1,83 @@
+"""Whether a candidate is within its budget: its structure, answers, metric and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnxcomp.acceptance import Budget
+from onnxcomp.errors import ModelError
+from onnxcomp.parity import Parity
+from onnxcomp.report import Latency
+from onnxcomp.runtime import LEVELS, Session, as_source
+from onnxcomp.verify import Metric
+from onnxcomp.yardstick import Yardstick
+
+# A result counts as slower below this ratio: two runs of one model differ by a few per cent.
+SLOWER = 0.95
+# How long original and result are timed in turns.
+SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of one candidate, and how it breaks the budget (empty: it does not)."""
+
+    parity: Parity
+    metric: Metric | None
+    latency: Latency | None
+    problems: tuple[str, ...]
+
+    @property
+    def broken(self) -> bool:
+        """Whether it did not even run."""
+        return not self.parity.outputs
+
+
+def judge(yardstick: Yardstick, after: ir.Model) -> Evidence:
+    """Measure a result against the model it came from.
+
+    It must load at every optimization level and run on every held-out sample; what ONNX Runtime
+    refuses of it is a problem, not an error.
+    """
+    found = judge_answers(yardstick, after)
+    if found.problems or not yardstick.budget.timed:
+        return found
+    candidate = Session(after, optimize=True, threads=yardstick.budget.threads)
+    latency = yardstick.latency(candidate, SECONDS)
+    if latency.speedup < SLOWER:  # once more: a verdict must not rest on one bad moment
+        latency = yardstick.latency(candidate, SECONDS)
+    problems = []
+    if latency.speedup < SLOWER:
+        problems.append(
+            f"it is slower: {latency.before_ms:.3g} ms became {latency.after_ms:.3g} ms"
+        )
+    return replace(found, latency=latency, problems=tuple(problems))
+
+
+def judge_answers(yardstick: Yardstick, after: ir.Model) -> Evidence:
+    """Measure all of a result but its latency."""
+    budget = yardstick.budget
+    try:
+        with as_source(after) as source:
+            for level in LEVELS:
+                Session(source, optimize=level, threads=budget.threads).run(yardstick.timed[0])
+            candidate = Session(source, optimize=True, threads=budget.threads)
+        parity = yardstick.parity(candidate)
+        metric = yardstick.metric(candidate)
+    except ModelError as error:
+        return Evidence(Parity({}, 0), None, None, (str(error),))
+    return Evidence(parity, metric, None, tuple(_budget_problems(parity, metric, budget)))
+
+
+def _budget_problems(parity: Parity, metric: Metric | None, budget: Budget) -> list[str]:
+    problems = [f"{name}: {out.broken}" for name, out in parity.outputs.items() if out.broken]
+    if metric is not None and not metric.holds:
+        problems.append(
+            f"the metric falls from {metric.before:.4f} to {metric.after:.4f}, by more than "
+            f"{metric.max_drop}"
+        )
+    if budget.min_sqnr is not None and parity.sqnr_db < budget.min_sqnr:
+        problems.append(f"SQNR {parity.sqnr_db:.1f} dB is below {budget.min_sqnr:g} dB")
+    return problems

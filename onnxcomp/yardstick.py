@@ -1,0 +1,97 @@
+"""The original, loaded once, and what candidates are measured against: answers, metric, time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcomp.acceptance import Budget
+from onnxcomp.errors import ModelError, UsageError
+from onnxcomp.graph import Array
+from onnxcomp.latency import measure_in_turns
+from onnxcomp.parity import Parity, ParityMeter
+from onnxcomp.report import Latency
+from onnxcomp.runtime import Session, first_line
+from onnxcomp.verify import Metric, predictor
+
+# Latency is taken on the first few samples held out.
+TIMED_SAMPLES = 4
+# Bytes of the original's answers that are kept; beyond, it runs again for each candidate.
+KEPT_ANSWERS = 64_000_000
+
+Answers = Mapping[str, Array]
+
+
+@dataclass
+class Yardstick:
+    """A model and the budget of what is made from it; what it answers is kept, up to a limit."""
+
+    model: ir.Model
+    budget: Budget
+    _answers: list[Answers] = field(default_factory=list)
+    _bytes: int = 0
+
+    @cached_property
+    def reference(self) -> Session:
+        """The model without ONNX Runtime's rewrites, which decides what is right."""
+        return Session(self.model, threads=self.budget.threads)
+
+    @cached_property
+    def fast(self) -> Session:
+        """The model as users run it, which decides what is fast."""
+        return Session(self.model, optimize=True, threads=self.budget.threads)
+
+    @cached_property
+    def timed(self) -> list[Mapping[str, Array]]:
+        """The samples on which latency is taken."""
+        return list(itertools.islice(self.budget.held_out, TIMED_SAMPLES))
+
+    @cached_property
+    def _metric(self) -> float:
+        return self._score(self.reference)
+
+    def parity(self, candidate: Session) -> Parity:
+        """Compare a candidate's answers to the samples held out."""
+        meter = ParityMeter()
+        for feeds, expected in self._expected():
+            meter.add(expected, candidate.run(feeds))
+        return meter.result()
+
+    def metric(self, candidate: Session) -> Metric | None:
+        """Return the user's metric of both, if there is one; raise `UsageError` where it fails."""
+        if self.budget.score is None:
+            return None
+        after = self._score(candidate)
+        return Metric(self.budget.score_name, self._metric, after, self.budget.max_drop)
+
+    def latency(self, candidate: Session, seconds: float) -> Latency:
+        """Time both in turns for about so many seconds."""
+        return measure_in_turns(self.fast, candidate, self.timed, seconds)
+
+    def _expected(self) -> Iterator[tuple[Mapping[str, Array], Answers]]:
+        for index, feeds in enumerate(self.budget.held_out):
+            if index < len(self._answers):
+                yield feeds, self._answers[index]
+                continue
+            found = self.reference.run(feeds)
+            size = sum(data.nbytes for data in found.values() if isinstance(data, np.ndarray))
+            if index == len(self._answers) and self._bytes + size <= KEPT_ANSWERS:
+                self._answers.append(found)
+                self._bytes += size
+            yield feeds, found
+
+    def _score(self, session: Session) -> float:
+        assert self.budget.score is not None
+        try:
+            return float(self.budget.score(predictor(session)))
+        except ModelError:
+            raise
+        except Exception as error:  # the user's function may raise anything
+            raise UsageError(
+                f"the metric raised {type(error).__name__}: {first_line(error)}"
+            ) from error
