@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_MIN_SQNR = 15.0
 # With labels in the data, top-1 may fall by one point unless the user says otherwise.
 DEFAULT_MAX_DROP = 0.01
-# A result counts as slower below this ratio: two runs of one model differ by a few per cent.
-SLOWER = 0.95
-# Latency is taken on the first few samples, and parity on at most this many held-out ones.
-TIMED_SAMPLES = 4
-
 Score = Callable[[Predict], float]
 
 

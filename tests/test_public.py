@@ -14,16 +14,8 @@ from onnxcomp import api
 from onnxcomp.cli import cli
 
 PACKAGE = Path(onnxcomp.__file__).parent
-OUTPUT_ONLY = {
-    "output",
-    "as_json",
-    "dry_run",
-    "print_recipe",
-    "save_recipe",
-    "quiet",
-    "verbose",
-} | {
-    *("diff", "layers", "sort", "tensorrt", "top"),
+OUTPUT_ONLY = {"output", "as_json", "dry_run", "print_recipe", "quiet", "verbose"} | {
+    *("diff", "layers", "save_recipe", "sort", "tensorrt", "top"),
 }
 # What only Python can give, and what a verb writes.
 PYTHON_ONLY = {"say", "progress", "executor"}
