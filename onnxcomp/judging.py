@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -41,7 +42,7 @@ def judge(yardstick: Yardstick, after: ir.Model) -> Evidence:
     It must load at every optimization level and run on every held-out sample; what ONNX Runtime
     refuses of it is a problem, not an error.
     """
-    found = judge_answers(yardstick, after)
+    found = judge_answers(yardstick, after, levels=LEVELS)
     if found.problems or not yardstick.budget.timed:
         return found
     candidate = Session(after, optimize=True, threads=yardstick.budget.threads)
@@ -56,12 +57,12 @@ def judge(yardstick: Yardstick, after: ir.Model) -> Evidence:
     return replace(found, latency=latency, problems=tuple(problems))
 
 
-def judge_answers(yardstick: Yardstick, after: ir.Model) -> Evidence:
-    """Measure all of a result but its latency."""
+def judge_answers(yardstick: Yardstick, after: ir.Model, levels: Sequence[str] = ()) -> Evidence:
+    """Measure all of a result but its latency; it must load and run at these levels too."""
     budget = yardstick.budget
     try:
         with as_source(after) as source:
-            for level in LEVELS:
+            for level in levels:
                 Session(source, optimize=level, threads=budget.threads).run(yardstick.timed[0])
             candidate = Session(source, optimize=True, threads=budget.threads)
         parity = yardstick.parity(candidate)

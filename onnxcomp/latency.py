@@ -10,7 +10,7 @@ from onnxcomp.graph import Array
 from onnxcomp.report import Latency
 from onnxcomp.runtime import Session
 
-MIN_ROUNDS, MAX_ROUNDS = 7, 400
+MIN_ROUNDS, MAX_ROUNDS = 5, 400
 BUDGET_SECONDS = 2.0
 
 

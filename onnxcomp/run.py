@@ -102,17 +102,21 @@ def _run(
     loaded = load_model(source)
     asked = as_asked(loaded, recipe)
     path = _path_of(source)
-    inputs = open_inputs(asked.model, recipe, given, say, path if asked.model is loaded else None)
+    file = path if asked.model is loaded else None
+    inputs = open_inputs(asked.model, recipe, given, say, file)
     if recipe.opset is not None:
         asked = at_opset(asked, recipe.opset, inputs.reference())
-    context = Context(asked.model, recipe, given, inputs, say, progress)
+        file = None
+    context = Context(asked.model, recipe, given, inputs, say, progress, file)
     done = run_steps(recipe.steps, context, Done(asked.model, asked.model))
     choice = choose(recipe.schemes, context, done) if recipe.schemes else None
     if choice is not None:
         done = choice.done
     evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
     if evidence is None and inputs.budget is not None:
-        evidence = judge(context.yardstick or Yardstick(asked.model, inputs.budget), done.model)
+        evidence = judge(
+            context.yardstick or Yardstick(asked.model, inputs.budget, file), done.model
+        )
     verdict = done.verdict
     reference = inputs.reference()
     if verdict is None and evidence is None and reference is not None:

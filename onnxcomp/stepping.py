@@ -34,7 +34,7 @@ Against = Callable[[], Reference | None]
 
 @dataclass(frozen=True)
 class Context:
-    """What stays the same over a run."""
+    """What stays the same over a run; `file` holds the original, where there is one that does."""
 
     original: ir.Model
     recipe: Recipe
@@ -42,13 +42,14 @@ class Context:
     inputs: Inputs
     say: Say
     progress: Progress | None = None
+    file: str | None = None
 
     @cached_property
     def yardstick(self) -> Yardstick | None:
         """What lossy results are measured against, unless nothing is verified."""
         if self.inputs.budget is None or self.inputs.pending is None:
             return None
-        return Yardstick(self.original, self.inputs.budget)
+        return Yardstick(self.original, self.inputs.budget, self.file)
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Candidate:
 
     `returned` are the nodes that went back to float, each with the reason; `bytes` those of the
     weights; `ranges` replace calibrated ones; `problem` says why it was passed over at last.
-    Without latency, it was not timed.
+    `latency` is that of the lossless model and of this one; None where it was not timed.
     """
 
     scheme: Scheme
@@ -39,7 +39,7 @@ class Candidate:
 
     @property
     def speedup(self) -> float:
-        """How many times faster than the original it is; 0 where it was not timed."""
+        """How many times faster than the lossless model it is; 0 where it was not timed."""
         return 0.0 if self.latency is None else self.latency.speedup
 
     def to_dict(self) -> dict[str, Any]:

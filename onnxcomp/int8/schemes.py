@@ -11,7 +11,7 @@ from onnxcomp.recipe import Step
 from onnxcomp.registry import list_passes
 
 # What keeps the answers and makes them easier to quantize; runs once, before ranges are found.
-PREPARE = ("equalize-channels", "migrate-scales")
+PREPARE = ("equalize-channels",)
 # Weights that are still float in the end are stored in 8 bits, which costs nothing at run time.
 STORE = "quantize-weights"
 

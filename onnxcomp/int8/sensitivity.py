@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,9 +20,12 @@ from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._numbers import Grid, grid_of
 from onnxcomp.runtime import Session
 
-# Samples that are run for each value, or for each block of as many values.
+# About how long a sweep takes, and the share of it for ranking; samples that each run takes.
+SECONDS = 8.0
+RANKING = 0.6
 SAMPLES = 2
-BLOCK = 6
+# The blocks of values that halving starts from.
+BLOCKS = 8
 # What has less than this share of all the noise is not looked at closer.
 SMALL = 0.02
 # The dearest values, for which other ranges are tried; one has to lower the noise to this share.
@@ -66,25 +71,33 @@ class Sweep:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
-def sweep(exact: ir.Model, quantized: ir.Model, samples: Samples, ranges: Ranges) -> Sweep:
+def sweep(
+    exact: ir.Model,
+    quantized: ir.Model,
+    samples: Samples,
+    ranges: Ranges,
+    seconds: float = SECONDS,
+) -> Sweep:
     """Measure what each quantized activation costs the outputs, and look for better ranges.
 
-    `quantized` was made from `exact`: values have the same names in both. Each group of values is
-    quantized alone, on a few samples; no activations are kept. Where that alone costs much, other
-    ranges between the calibrated one and the extremes are tried.
+    `quantized` was made from `exact`: values have the same names in both. Groups of values are
+    quantized alone, on a few samples; no activations are kept. Where one costs much, other ranges
+    between the calibrated one and the extremes are tried. It takes about so many seconds: what
+    costs most is looked at first.
     """
+    started = time.perf_counter()
     board = _switchboard(exact, quantized, samples)
-    noise = _noises(board)
+    noise = _noises(board, started + RANKING * seconds)
     better: dict[str, Range] = {}
     for index in np.argsort(-noise)[:REFINED]:
-        group = board.groups[index]
-        if noise[index] < SMALL * noise.sum():
+        if noise[index] < SMALL * noise.sum() or time.perf_counter() > started + seconds:
             break
-        for candidate in _alternatives(group.values[0], ranges):
+        name = board.groups[index].values[0]
+        for candidate in _alternatives(name, ranges):
             found = board.noise([index], {index: grid_of(candidate)})
             if found < GAIN * noise[index]:
                 noise[index] = found
-                better[group.values[0]] = candidate
+                better[name] = candidate
     costs = [
         Cost(group.values, group.nodes, float(each))
         for group, each in zip(board.groups, noise, strict=True)
@@ -92,16 +105,25 @@ def sweep(exact: ir.Model, quantized: ir.Model, samples: Samples, ranges: Ranges
     return Sweep(tuple(sorted(costs, key=lambda cost: -cost.noise)), better)
 
 
-def _noises(board: _Switchboard) -> Array:
-    """Return the noise of each group; in blocks first, whose members count little if they do."""
+def _noises(board: _Switchboard, until: float) -> Array:
+    """Return the noise of each group, found by halving: the block with most of it comes first.
+
+    What is not divided when the time is up, or has little of the noise, shares it evenly.
+    """
     count = len(board.groups)
     noise = np.zeros(count)
-    blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-    sums = [board.noise(block) for block in blocks]
-    for block, total in zip(blocks, sums, strict=True):
-        alone = total > SMALL * sum(sums)
-        for index in block:
-            noise[index] = board.noise([index]) if alone else total / len(block)
+    size = max(1, -(-count // BLOCKS))
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    open_blocks = [(-board.noise(block), block.start, block) for block in blocks]
+    heapq.heapify(open_blocks)
+    total = -sum(cost for cost, *_ in open_blocks)
+    while open_blocks:
+        cost, _, block = heapq.heappop(open_blocks)
+        if len(block) == 1 or -cost < SMALL * total or time.perf_counter() > until:
+            noise[block] = -cost / len(block)
+            continue
+        for half in (block[: len(block) // 2], block[len(block) // 2 :]):
+            heapq.heappush(open_blocks, (-board.noise(half), half.start, half))
     return noise
 
 
@@ -151,7 +173,7 @@ def _switchboard(exact: ir.Model, quantized: ir.Model, samples: Samples) -> _Swi
         raise_opset(model, OPSET)
     groups = tuple(group for group in _groups(quantized) if _switchable(model, group))
     _add_switches(model, groups)
-    session, plain = Session(model, optimize=True), Session(exact, optimize=True)
+    session, plain = (Session(each, optimize=True, threads=0) for each in (model, exact))
     feeds = tuple(one_sample(exact, each) for each in itertools.islice(samples, SAMPLES))
     return _Switchboard(session, groups, feeds, tuple(plain.run(each) for each in feeds))
 

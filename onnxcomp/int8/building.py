@@ -1,0 +1,119 @@
+"""Building a candidate from a scheme, and measuring it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from onnxcomp.calibration.ranges import Range
+from onnxcomp.int8.candidate import Candidate
+from onnxcomp.int8.schemes import PREPARE, Scheme, steps_of
+from onnxcomp.judging import judge_answers
+from onnxcomp.recipe import Step
+from onnxcomp.report import Latency, StepReport
+from onnxcomp.runtime import Session, weight_bytes
+from onnxcomp.stages import stage
+from onnxcomp.stepping import Context, Done, after_steps, find_ranges_for
+from onnxcomp.yardstick import Yardstick
+
+# Each candidate is timed beside the lossless model for about this long.
+SECONDS = 1.0
+# What decides whether two schemes came to the same thing.
+COMPUTING = ("quantize-static", "quantize-dynamic")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all candidates start from; `kept` are the preparing steps that held.
+
+    `base` is the lossless model, which each has to beat; `prepared` the one that is quantized.
+    """
+
+    context: Context
+    base: Done
+    prepared: Done
+    kept: tuple[Step, ...]
+
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """What answers are measured against; None where nothing is verified."""
+        return self.context.yardstick
+
+    @property
+    def timed(self) -> bool:
+        """Whether speed counts: the target is this machine."""
+        return self.yardstick is not None and self.yardstick.budget.timed
+
+    @cached_property
+    def lossless(self) -> Session:
+        """The lossless model as it runs."""
+        assert self.yardstick is not None
+        return Session(self.base.model, optimize=True, threads=self.yardstick.budget.threads)
+
+    def asked_for(self, steps: Sequence[Step]) -> list[Step]:
+        """Return the steps that the recipe does not skip."""
+        return [step for step in steps if step.name not in self.context.recipe.skip]
+
+
+def prepare(context: Context, base: Done) -> Bench:
+    """Run what makes a model easier to quantize, and find its ranges."""
+    bench = Bench(context, base, base, ())
+    prepared = after_steps(bench.asked_for([Step(name) for name in PREPARE]), context, base)
+    new = prepared.steps[len(base.steps) :]
+    kept = tuple(Step(step.name) for step in new if step.status == "applied")
+    prepared.ranges = find_ranges_for(prepared.model, context)
+    return Bench(context, base, prepared, kept)
+
+
+def build(
+    bench: Bench,
+    scheme: Scheme,
+    returned: Mapping[str, str] | None = None,
+    ranges: Mapping[str, Range] | None = None,
+) -> Candidate | None:
+    """Build a candidate, unmeasured; None where the scheme finds nothing to do."""
+    returned, ranges = returned or {}, ranges or {}
+    stage(f"trying {scheme.name}" + (f", {len(returned)} nodes in float" if returned else ""))
+    steps = bench.asked_for(steps_of(scheme, returned, ranges))
+    done = after_steps(steps, bench.context, bench.prepared)
+    sites = {step.name: step.sites for step in new_steps(bench, done)}
+    if not all(sites.get(name) for name in scheme.makers):
+        return None
+    return Candidate(scheme, done, weight_bytes(done.model), None, None, returned, ranges)
+
+
+def new_steps(bench: Bench, done: Done) -> list[StepReport]:
+    """Return what the steps of a candidate did."""
+    return done.steps[len(bench.prepared.steps) :]
+
+
+def same(first: Candidate, second: Candidate) -> bool:
+    """Say whether two schemes did the same thing to this model."""
+    counts = [
+        {step.name: step.sites for step in each.done.steps if step.name in COMPUTING and step.sites}
+        for each in (first, second)
+    ]
+    return counts[0] == counts[1]
+
+
+def with_answers(bench: Bench, candidate: Candidate) -> Candidate:
+    """Measure a candidate's answers, where they can be."""
+    if bench.yardstick is None:
+        return candidate
+    return replace(candidate, evidence=judge_answers(bench.yardstick, candidate.done.model))
+
+
+def with_latency(bench: Bench, candidate: Candidate) -> Candidate:
+    """Time a candidate beside the lossless model, where speed counts and it runs."""
+    runs = candidate.evidence is not None and not candidate.evidence.broken
+    if not bench.timed or not runs:
+        return candidate
+    return replace(candidate, latency=latency_of(bench, candidate, SECONDS))
+
+
+def latency_of(bench: Bench, candidate: Candidate, seconds: float) -> Latency:
+    """Return the latency of the lossless model and of a candidate."""
+    assert bench.yardstick is not None
+    session = Session(candidate.done.model, optimize=True, threads=bench.yardstick.budget.threads)
+    return bench.yardstick.latency(session, seconds, bench.lossless)

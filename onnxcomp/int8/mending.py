@@ -1,0 +1,93 @@
+"""Mending a candidate: what is too slow or costs the answers too much goes back to float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxcomp.int8.building import Bench, build, with_answers, with_latency
+from onnxcomp.int8.candidate import Candidate
+from onnxcomp.int8.regions import losing_nodes
+from onnxcomp.int8.sensitivity import Cost, sweep
+from onnxcomp.stages import stage
+
+# How often the number of values to give back is doubled, and how much more (dB) is aimed at.
+ATTEMPTS = 4
+MARGIN = 0.5
+
+
+def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
+    """Return a candidate without the regions that int8 slows down; None if that is no gain."""
+    yardstick = bench.yardstick
+    if not candidate.scheme.ops or candidate.latency is None or yardstick is None:
+        return None
+    model, threads = candidate.done.model, yardstick.budget.threads
+    losing = losing_nodes(bench.prepared.exact, model, yardstick.timed, threads)
+    if not losing.keys() - candidate.returned.keys():
+        return None
+    returned = {**candidate.returned, **losing}
+    better = build(bench, candidate.scheme, returned, candidate.ranges)
+    if better is None:
+        return None
+    better = with_latency(bench, with_answers(bench, better))
+    return better if better.speedup > candidate.speedup else None
+
+
+def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
+    """Bring a static candidate's answers within the budget, or return None.
+
+    First by better ranges for what costs most; then what still costs most goes back to float. How
+    many is foretold by adding up what each costs alone, and doubled where that was too few.
+    """
+    inputs = bench.context.inputs
+    assert inputs.calibration is not None
+    assert bench.prepared.ranges is not None
+    stage("measuring what each value costs")
+    exact, model = bench.prepared.model, candidate.done.model
+    found = sweep(exact, model, inputs.calibration, bench.prepared.ranges)
+    if found.ranges:
+        better = build(bench, candidate.scheme, candidate.returned, found.ranges)
+        if better is None:
+            return None
+        candidate = with_answers(bench, better)
+        if candidate.holds:
+            return with_latency(bench, candidate)
+    count = _foretold(bench, candidate, found.costs)
+    for _ in range(ATTEMPTS):
+        better = _with_float(bench, candidate, found.costs[:count])
+        if better is None or better.holds:
+            return better and with_latency(bench, better)
+        if count >= len(found.costs):
+            return None
+        count = min(2 * count, len(found.costs))
+    return None
+
+
+def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> int:
+    """Return how many of the dearest values must go for the noise of the rest to be within it.
+
+    Noise adds up, but for what all of it together measures more or less than its parts.
+    """
+    assert candidate.evidence is not None
+    budget = bench.context.inputs.budget
+    if budget is None or budget.min_sqnr is None:
+        return 1
+    noise = [cost.noise for cost in costs]
+    missing = candidate.evidence.parity.sqnr_db - budget.min_sqnr - MARGIN
+    wanted = left = sum(noise)
+    wanted *= min(10 ** (missing / 10), 1.0)
+    for count, each in enumerate(noise):
+        if left <= wanted:
+            return max(count, 1)
+        left -= each
+    return max(len(noise), 1)
+
+
+def _with_float(bench: Bench, candidate: Candidate, dearest: Sequence[Cost]) -> Candidate | None:
+    reasons = {
+        node: f"next to {cost.values[0]}, whose int8 form alone leaves {cost.sqnr_db:.1f} dB"
+        for cost in reversed(dearest)
+        for node in cost.nodes
+    }
+    returned = {**candidate.returned, **reasons}
+    better = build(bench, candidate.scheme, returned, candidate.ranges)
+    return None if better is None else with_answers(bench, better)
