@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxcomp.acceptance import (
+    DEFAULT_EXPECTED_DROP,
     DEFAULT_MAX_DROP,
     DEFAULT_MIN_SQNR,
     Budget,
@@ -156,9 +157,9 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
         max_drop = DEFAULT_MAX_DROP if max_drop is None else max_drop
     if score is None and max_drop is not None:
         raise UsageError("--max-drop needs a metric: pass --eval FILE.py:FUNC or labelled samples")
-    min_sqnr = recipe.min_sqnr
+    min_sqnr, expected = recipe.min_sqnr, None
     if min_sqnr is None and max_drop is None:
-        min_sqnr = DEFAULT_MIN_SQNR
+        min_sqnr, expected = DEFAULT_MIN_SQNR, DEFAULT_EXPECTED_DROP
     here = recipe.never_slower and recipe.target in ("auto", detect())
     return Budget(
         held_out,
@@ -166,6 +167,7 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
         name,
         max_drop,
         min_sqnr,
+        expected,
         timed=here,
         threads=1 if recipe.threads is None else recipe.threads,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -81,4 +82,23 @@ def _budget_problems(parity: Parity, metric: Metric | None, budget: Budget) -> l
         )
     if budget.min_sqnr is not None and parity.sqnr_db < budget.min_sqnr:
         problems.append(f"SQNR {parity.sqnr_db:.1f} dB is below {budget.min_sqnr:g} dB")
+    drop, most = parity.expected_drop, budget.max_expected_drop
+    if most is not None and drop is not None and drop > most:
+        problems.append(
+            f"its own probabilities foretell that top-1 falls by {drop:.2%}, more than {most:.2%}"
+        )
     return problems
+
+
+def shortfall_db(parity: Parity, budget: Budget) -> float:
+    """Return by how many dB the noise has to fall for the label-free budget to hold; 0 if it does.
+
+    A foretold drop is proportional to the noise: to first order both how often decisions flip and
+    what each flip costs grow with its deviation.
+    """
+    found = [0.0]
+    if budget.min_sqnr is not None:
+        found.append(budget.min_sqnr - parity.sqnr_db)
+    if budget.max_expected_drop and parity.expected_drop:
+        found.append(10 * math.log10(parity.expected_drop / budget.max_expected_drop))
+    return max(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxcomp.decisions import Decisions
 from onnxcomp.graph import Array
 from onnxcomp.registry import Effect
 
@@ -18,25 +19,30 @@ CLOSE_TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 5e-3, "bfloat16
 
 @dataclass(frozen=True)
 class OutputParity:
-    """Differences of one output over all samples; `sqnr_db` is infinite when there are none."""
+    """Differences of one output over all samples; `sqnr_db` is infinite when there are none.
+
+    `top1` is the share of equal arg-max, `expected_drop` what probabilities foretell (`decisions`).
+    """
 
     max_abs: float
     relative: float
     sqnr_db: float
     cosine: float
     top1: float | None
+    expected_drop: float | None
     equal: bool
     broken: str | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the four figures of the report; JSON has no infinity, so 999 dB stands for it."""
+        """Return the figures of the report; JSON has no infinity, so 999 dB stands for it."""
         figures = {"max_abs": self.max_abs, "sqnr_db": self.sqnr_db, "cosine": self.cosine}
         finite = {
             name: (999.0 if number > 0 else -999.0) if math.isinf(number) else number
             for name, number in figures.items()
         }
         return {name: None if math.isnan(n) else n for name, n in finite.items()} | {
-            "top1": self.top1
+            "top1": self.top1,
+            "expected_drop": self.expected_drop,
         }
 
 
@@ -65,6 +71,12 @@ class Parity:
         return min((output.sqnr_db for output in self.outputs.values()), default=math.inf)
 
     @property
+    def expected_drop(self) -> float | None:
+        """The worst output's expected fall of top-1 accuracy, where there is one."""
+        found = [o.expected_drop for o in self.outputs.values() if o.expected_drop is not None]
+        return max(found, default=None)
+
+    @property
     def top1(self) -> float | None:
         """The worst output's share of equal arg-max, where there is one."""
         return min((o.top1 for o in self.outputs.values() if o.top1 is not None), default=None)
@@ -79,6 +91,7 @@ class _Sums:
     max_abs: float = 0.0
     low: float = math.inf
     high: float = -math.inf
+    decisions: Decisions = field(default_factory=Decisions)
     same: int = 0
     ranked: int = 0
     equal: bool = True
@@ -87,7 +100,7 @@ class _Sums:
 
 @dataclass
 class ParityMeter:
-    """Accumulates differences; holds a few sums per output and no array.
+    """Accumulates differences; holds a few sums per output, and margins of decisions.
 
     `ranges` are of outputs whose numbers have one by nature, such as probabilities: theirs counts
     as at least that, though a sample may show only a corner of it.
@@ -191,6 +204,7 @@ def _rank(sums: _Sums, x: Array, y: Array) -> None:
         same = x.argmax(-1) == y.argmax(-1)
         sums.same += int(same.sum())
         sums.ranked += same.size
+        sums.decisions.add(x, y)
 
 
 def _finish(sums: _Sums, natural: float | None = None) -> OutputParity:
@@ -208,6 +222,7 @@ def _finish(sums: _Sums, natural: float | None = None) -> OutputParity:
         sqnr_db=sqnr,
         cosine=min(1.0, cosine),
         top1=sums.same / sums.ranked if sums.ranked else None,
+        expected_drop=sums.decisions.expected_drop(),
         equal=sums.equal,
         broken=sums.broken,
     )

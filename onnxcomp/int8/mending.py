@@ -8,6 +8,7 @@ from onnxcomp.int8.building import Bench, build, with_answers, with_latency
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.regions import losing_nodes
 from onnxcomp.int8.sensitivity import Cost, sweep
+from onnxcomp.judging import shortfall_db
 from onnxcomp.stages import stage
 
 # How often the number of values to give back is doubled, and how much more (dB) is aimed at.
@@ -69,12 +70,12 @@ def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> int:
     """
     assert candidate.evidence is not None
     budget = bench.context.inputs.budget
-    if budget is None or budget.min_sqnr is None:
+    missing = 0.0 if budget is None else shortfall_db(candidate.evidence.parity, budget)
+    if missing == 0.0:  # the user's metric is not met, which says nothing of how much
         return 1
     noise = [cost.noise for cost in costs]
-    missing = candidate.evidence.parity.sqnr_db - budget.min_sqnr - MARGIN
-    wanted = left = sum(noise)
-    wanted *= min(10 ** (missing / 10), 1.0)
+    left = sum(noise)
+    wanted = left / 10 ** ((missing + MARGIN) / 10)
     for count, each in enumerate(noise):
         if left <= wanted:
             return max(count, 1)
