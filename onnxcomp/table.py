@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxcomp.calibration.ranges import described
+from onnxcomp.candidate_table import candidate_table
 
 if TYPE_CHECKING:
     from onnxcomp.api import Comparison, Summary
@@ -49,6 +50,9 @@ def print_report(
             _line(console, f"{step.name} left {item.node}: {item.reason}", style="dim")
     if not brief:
         _line(console, f"ops  {_ops(dict(before.ops), dict(after.ops))}")
+    if report.candidates:
+        sizes = [size(candidate.bytes) for candidate in report.candidates]
+        console.print(candidate_table(report.candidates, sizes))
     _line(console, _parity_line(report))
     if report.metric is not None:
         figures = f"{report.metric.before:.4f} -> {report.metric.after:.4f}"

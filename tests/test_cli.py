@@ -56,7 +56,8 @@ def test_json_is_schema_1(tmp_path: Path) -> None:
     step = {"pass", "effect", "sites", "nodes", "bytes", "seconds", "status", "left", "measured"}
     assert all(set(item) == step for item in report["steps"])
     assert report["parity"]["passed"] is True
-    assert set(report["parity"]["outputs"]["logits"]) == {"max_abs", "sqnr_db", "cosine", "top1"}
+    figures = {"max_abs", "sqnr_db", "cosine", "top1", "expected_drop"}
+    assert set(report["parity"]["outputs"]["logits"]) == figures
     assert report["metric"] is report["latency"] is report["int8"] is None
     assert report["written"] == str(out)
 

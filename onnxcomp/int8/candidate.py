@@ -42,6 +42,12 @@ class Candidate:
         """How many times faster than the lossless model it is; 0 where it was not timed."""
         return 0.0 if self.latency is None else self.latency.speedup
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """How it breaks the contract, as far as was measured."""
+        found = () if self.evidence is None else self.evidence.problems
+        return (*found, self.problem) if self.problem and self.problem not in found else found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the report."""
         metric = None if self.evidence is None else self.evidence.metric
@@ -54,10 +60,7 @@ class Candidate:
             "speedup": None if self.latency is None else round(self.speedup, 3),
             "returned": len(self.returned),
             "ranges": len(self.ranges),
-            "problems": [
-                *(self.evidence.problems if self.evidence is not None else ()),
-                *([self.problem] if self.problem else ()),
-            ],
+            "problems": list(self.problems),
         }
 
 

@@ -166,5 +166,4 @@ def _why_none(found: Sequence[Candidate]) -> str:
 
 
 def _why_not(candidate: Candidate) -> str:
-    problems = candidate.evidence.problems if candidate.evidence is not None else ()
-    return candidate.problem or next(iter(problems), f"only {candidate.speedup:.2f}x the speed")
+    return next(iter(candidate.problems), f"only {candidate.speedup:.2f}x the speed")
