@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from onnxcomp.graph import Array, is_op, label
 from onnxcomp.kernel_times import kernel_times
+from onnxcomp.passes.quantize._eligibility import FOLLOWER_OPS, MAC_OPS
 
-MAC_OPS = ("Conv", "Gemm", "MatMul")
 # A region is given up when it takes this many times as long as in float.
 SLOWER = 1.0
 
@@ -61,7 +61,7 @@ def find_regions(model: ir.Model) -> list[Region]:
     regions: dict[ir.Node, Region] = {}
     for node in model.graph:
         sources = [_source(value) for value in node.inputs]
-        if is_op(node, "QuantizeLinear", "DequantizeLinear") or not any(sources):
+        if not any(sources) or not _is_int8(node):
             continue
         region = Region()
         for source in filter(None, sources):
@@ -74,6 +74,18 @@ def find_regions(model: ir.Model) -> list[Region]:
         regions[node] = region
     _add_ends(regions)
     return list({id(region): region for region in regions.values()}.values())
+
+
+def _is_int8(node: ir.Node) -> bool:
+    """Say whether a node that reads quantized values has an int8 kernel there.
+
+    It needs a QuantizeLinear behind it, but for products, whose kernels can return floats.
+    """
+    if is_op(node, "Gemm", "MatMul"):
+        return True
+    readers = [reader for output in node.outputs for reader in output.consumers()]
+    quantized = all(is_op(reader, "QuantizeLinear") for reader in readers)
+    return is_op(node, *MAC_OPS, *FOLLOWER_OPS) and quantized
 
 
 def _source(value: ir.Value | None) -> ir.Node | None:
