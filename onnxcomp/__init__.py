@@ -52,7 +52,8 @@ _HOMES = {
         "SamplesError",
         "UsageError",
     ),
-    "onnxcomp.recipe": ("Recipe", "Step", "load_recipe"),
+    "onnxcomp.recipe": ("Recipe", "Step"),
+    "onnxcomp.recipe_file": ("load_recipe",),
     "onnxcomp.registry": ("Effect", "as_ir_pass", "leave", "list_passes", "register"),
     "onnxcomp.report": ("Report",),
     "onnxcomp.run": ("Result",),
@@ -73,7 +74,8 @@ if TYPE_CHECKING:
         SamplesError,
         UsageError,
     )
-    from onnxcomp.recipe import Recipe, Step, load_recipe
+    from onnxcomp.recipe import Recipe, Step
+    from onnxcomp.recipe_file import load_recipe
     from onnxcomp.registry import Effect, as_ir_pass, leave, list_passes, register
     from onnxcomp.report import Report
     from onnxcomp.run import Result

@@ -32,20 +32,12 @@ from onnxcomp.lint.rules import lint
 from onnxcomp.model_io import AS_READ, AsRead, external_tensors, load_model, model_bytes
 from onnxcomp.parity import Parity
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import (
-    SCHEMES,
-    Recipe,
-    check_recipe,
-    load_recipe,
-    make_exclude,
-    make_outputs,
-    make_schemes,
-    make_shapes,
-    with_passes,
-)
+from onnxcomp.recipe import Recipe, check_recipe, with_passes
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.report import Latency
 from onnxcomp.run import Result, Say, run_recipe
 from onnxcomp.runtime import InputSpec, Session, input_specs, value_spec
+from onnxcomp.settings import SCHEMES, make_exclude, make_outputs, make_schemes, make_shapes
 from onnxcomp.stages import Progress, stage
 from onnxcomp.targets import find_target
 from onnxcomp.verify import compare_sessions

@@ -18,7 +18,8 @@ from onnxcomp.calibration.find import find_ranges
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.calibration.statistics import Statistics
-from onnxcomp.recipe import Recipe, bytes_of
+from onnxcomp.recipe import Recipe
+from onnxcomp.settings import bytes_of
 from onnxcomp.stages import Progress, stage
 
 Say = Callable[[str], None]

@@ -178,8 +178,8 @@ def optimize(
     from onnxcomp import api
     from onnxcomp.errors import ContractError
     from onnxcomp.model_io import check_writable, default_output, write_text
-    from onnxcomp.recipe import parse_shapes
     from onnxcomp.run import run_recipe
+    from onnxcomp.settings import parse_shapes
 
     recipe = api.make_recipe(
         options.pop("recipe"),
@@ -347,7 +347,7 @@ def inspect(
 
     from onnxcomp import api
     from onnxcomp.layers import sorted_layers
-    from onnxcomp.recipe import parse_shapes
+    from onnxcomp.settings import parse_shapes
 
     with progress(quiet=False):
         found = api.inspect(model, shapes=parse_shapes(shape), target=target)

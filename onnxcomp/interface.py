@@ -13,9 +13,10 @@ from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array, count_nodes, opset_version
 from onnxcomp.opset_convert import convert_opset
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Recipe, Shape, Step
+from onnxcomp.recipe import Recipe, Step
 from onnxcomp.reference import Reference
 from onnxcomp.runtime import Session, value_spec
+from onnxcomp.settings import Shape
 from onnxcomp.shapes import infer_shapes, keep_declared
 from onnxcomp.structure import checker_problem
 from onnxcomp.symbolic.dims import Dim

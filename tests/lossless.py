@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnxcomp.graph import Array
 from onnxcomp.parity import ParityMeter
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Step, load_recipe
+from onnxcomp.recipe import Step
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.reference import narrowest_float
 from onnxcomp.registry import Effect, find_pass, list_passes
 from onnxcomp.runtime import Session, inline_bytes

@@ -19,9 +19,9 @@ from onnxcomp.int8.schemes import SCHEMES, as_glob, steps_of
 from onnxcomp.int8.search import _best
 from onnxcomp.judging import Evidence
 from onnxcomp.parity import Parity
-from onnxcomp.recipe import make_schemes
 from onnxcomp.registry import apply, find_pass
 from onnxcomp.report import Latency
+from onnxcomp.settings import make_schemes
 from onnxcomp.targets import TARGETS, detect
 
 MODELS = Path(__file__).parent.parent / "models"

@@ -16,8 +16,9 @@ from onnxcomp.api import make_recipe
 from onnxcomp.errors import OnnxcompError, RecipeError, UsageError
 from onnxcomp.graph import opset_version
 from onnxcomp.interface import fix_shapes, keep_outputs
-from onnxcomp.recipe import load_recipe, parse_shapes
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.runtime import Session, value_spec
+from onnxcomp.settings import parse_shapes
 
 TWO_INPUTS = """g (float[N, 4] a, float[N, M] b, float[?, 2] c) => (float[N, K] y, float[M] s)
 { y = Concat <axis = 1> (a, b)  s = ReduceSum <keepdims = 0, axes = [0]> (b) }"""

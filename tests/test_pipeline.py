@@ -12,7 +12,8 @@ from case_pages import parse, structure
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.model_io import load_model
 from onnxcomp.pipeline import run_lossless, stretches
-from onnxcomp.recipe import Step, load_recipe
+from onnxcomp.recipe import Step
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.reference import make_reference
 from onnxcomp.runtime import inline_bytes
 from onnxcomp.verify import lossless_problems

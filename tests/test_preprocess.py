@@ -19,7 +19,7 @@ from onnxcomp.api import make_recipe
 from onnxcomp.calibration.preprocess import CHANNELS, FITS, RESAMPLES, Preprocess, make_preprocess
 from onnxcomp.cli import cli
 from onnxcomp.errors import RecipeError, SamplesError, UsageError
-from onnxcomp.recipe import load_recipe
+from onnxcomp.recipe_file import load_recipe
 
 MODELS = Path(__file__).parent.parent / "models"
 CNN = MODELS / "digits_cnn.onnx"

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from onnxcomp.api import make_recipe
 from onnxcomp.errors import OnnxcompError, RecipeError, UsageError
-from onnxcomp.recipe import PRESETS, SCHEMES, Recipe, Step, load_recipe
+from onnxcomp.presets import PRESETS
+from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe_file import load_recipe
+from onnxcomp.settings import SCHEMES
 
 
 @pytest.mark.parametrize("name", PRESETS)

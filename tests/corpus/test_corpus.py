@@ -20,7 +20,7 @@ from onnxcomp.graph import Array
 from onnxcomp.model_io import load_model
 from onnxcomp.parity import ParityMeter
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import load_recipe
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.runtime import Session, inline_bytes, input_specs
 
 # Relative to each output's range, ONNX Runtime's optimizations off.
