@@ -1,53 +1,31 @@
-"""One function per verb of the command line."""
+"""One function per verb of the command line; `compare` and `inspect` have files of their own."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import onnx_ir as ir
 
 from onnxcomp.acceptance import Score
 from onnxcomp.calibrating import Extras, calibrate_by
-from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.ranges import Ranges
-from onnxcomp.calibration.samples import Samples, open_samples
-from onnxcomp.calibration.synthetic import first_runs, random_feeds, runnable_feeds
-from onnxcomp.cost import ModelCost, concrete_shapes, one_sample, total_cost
-from onnxcomp.errors import ModelError, UsageError
-from onnxcomp.graph import Array, opset_version
+from onnxcomp.calibration.samples import open_samples
+from onnxcomp.comparing import Comparison, compare
 from onnxcomp.inputs import Given
-from onnxcomp.interface import fix_shapes
-from onnxcomp.latency import measure_in_turns
-from onnxcomp.layers import Layer, list_layers
-from onnxcomp.lint.finding import Finding
-from onnxcomp.lint.rules import lint
-from onnxcomp.model_io import AS_READ, AsRead, external_tensors, load_model, model_bytes
-from onnxcomp.parity import Parity
+from onnxcomp.inspecting import Summary, inspect
+from onnxcomp.model_io import ModelSource, load_model
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import Recipe, check_recipe, with_passes
 from onnxcomp.recipe_file import load_recipe
-from onnxcomp.report import Latency
 from onnxcomp.run import Result, Say, run_recipe
-from onnxcomp.runtime import InputSpec, Session, input_specs, value_spec
+from onnxcomp.runtime import input_specs
 from onnxcomp.settings import SCHEMES, make_exclude, make_outputs, make_schemes, make_shapes
-from onnxcomp.stages import Progress, stage
-from onnxcomp.targets import find_target
-from onnxcomp.verify import compare_sessions
+from onnxcomp.stages import Progress
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    import onnx
-
-ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
+__all__ = ["Comparison", "Summary", "calibrate", "compare", "inspect", "make_recipe", "optimize"]
 
 
 def make_recipe(
@@ -224,189 +202,3 @@ def calibrate(
     prepared, _ = run_lossless(loaded, load_recipe("lossless").steps, None, say)
     extras = Extras(per_channel, None if plot is None else Path(plot), executor)
     return calibrate_by(recipe, loaded, prepared, opened, extras, say, progress)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models side by side; `problems` says how they cannot be compared or differ too much."""
-
-    parity: Parity
-    bytes: tuple[int, int]
-    latency: Latency | None
-    problems: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON data."""
-        outputs = {name: output.to_dict() for name, output in self.parity.outputs.items()}
-        return {
-            "schema": 1,
-            "bytes": list(self.bytes),
-            "parity": {"passed": not self.problems, "outputs": outputs},
-            "latency": None if self.latency is None else self.latency.to_dict(),
-            "problems": list(self.problems),
-        }
-
-
-def compare(
-    first: ModelSource,
-    second: ModelSource,
-    *,
-    calib: object = None,
-    samples: int | None = None,
-    preprocess: Preprocess | Mapping[str, object] | None = None,
-    seed: int = 0,
-    min_sqnr: float | None = None,
-    bench: bool = False,
-    threads: int = 1,
-) -> Comparison:
-    """Return how near the second model's answers are to the first's, and what both cost.
-
-    Outputs are paired by position when their names differ. Without `calib`, seeded random feeds
-    are used. `min_sqnr` (dB, worst output) makes nearness a requirement; `bench` adds latency.
-    """
-    stage("loading")
-    before, after = load_model(first), load_model(second)
-    stage("comparing")
-    feeds: Samples | Sequence[Mapping[str, Array]]
-    if calib is None and not preprocess:
-        feeds = runnable_feeds(before, samples or 4, seed)
-    else:
-        feeds = open_samples(
-            "random" if calib is None else calib,
-            input_specs(before),
-            limit=samples,
-            seed=seed,
-            model=before,
-            preprocess=preprocess,
-        )
-    _rename_outputs(before, after)
-    parity = compare_sessions(Session(before), Session(after, optimize=True), feeds)
-    problems = [f"{name}: {out.broken}" for name, out in parity.outputs.items() if out.broken]
-    if min_sqnr is not None and parity.sqnr_db < min_sqnr:
-        problems.append(f"SQNR {parity.sqnr_db:.1f} dB is below {min_sqnr:g} dB")
-    latency = None
-    if bench:
-        stage("timing")
-        sessions = [Session(item, optimize=True, threads=threads) for item in (before, after)]
-        latency = measure_in_turns(sessions[0], sessions[1], list(itertools.islice(feeds, 4)))
-    return Comparison(parity, (model_bytes(before), model_bytes(after)), latency, tuple(problems))
-
-
-def _rename_outputs(before: ir.Model, after: ir.Model) -> None:
-    """Give the second model the first one's names of inputs and outputs, pair by pair."""
-    for kind in ("inputs", "outputs"):
-        old, new = getattr(before.graph, kind), getattr(after.graph, kind)
-        if len(old) != len(new):
-            raise UsageError(
-                f"the models have {len(old)} and {len(new)} {kind}; they cannot be compared"
-            )
-        if {value.name for value in old} != {value.name for value in new}:
-            for index, value in enumerate(new):
-                value.name = f"onnxcomp_{kind}_{index}"
-            for mine, other in zip(old, new, strict=True):
-                other.name = mine.name
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a model is and costs; `counted_at` are the input shapes that its MACs are for."""
-
-    path: str | None
-    inputs: tuple[InputSpec, ...]
-    outputs: tuple[InputSpec, ...]
-    counted_at: Mapping[str, tuple[int, ...]]
-    opset: int
-    ir_version: int
-    producer: str
-    cost: ModelCost
-    layers: tuple[Layer, ...]
-    lint: tuple[Finding, ...]
-    metadata: Mapping[str, str]
-
-    def to_dict(self, *, layers: bool = True) -> dict[str, Any]:
-        """Return the summary as JSON data, with or without the list of layers."""
-        return {
-            "schema": 1,
-            "path": self.path,
-            "opset": self.opset,
-            "ir_version": self.ir_version,
-            "producer": self.producer,
-            "inputs": [_spec_dict(spec) for spec in self.inputs],
-            "outputs": [_spec_dict(spec) for spec in self.outputs],
-            "nodes": self.cost.nodes,
-            "bytes": self.cost.bytes,
-            "params": self.cost.params,
-            "macs": self.cost.macs,
-            "macs_at": {name: list(shape) for name, shape in self.counted_at.items()},
-            "ops": dict(self.cost.ops),
-            **({"layers": [layer.to_dict() for layer in self.layers]} if layers else {}),
-            "lint": [finding.to_dict() for finding in self.lint],
-            "metadata": dict(self.metadata),
-        }
-
-
-def _spec_dict(spec: InputSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "type": None if spec.dtype is None else str(spec.dtype),
-        "shape": None if spec.shape is None else list(spec.shape),
-    }
-
-
-def inspect(
-    model: ModelSource,
-    *,
-    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
-    target: str = "auto",
-) -> Summary:
-    """Return what a model is: inputs, outputs, operators, layers, MACs, bytes and findings.
-
-    MACs are counted at the declared shapes, or those of `shapes`; open dims get the first size at
-    which the model runs. Findings about speed are for `target`.
-    """
-    machine = find_target(target)
-    path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-    stage("loading")
-    loaded = load_model(model)
-    stage("counting")
-    subject = fix_shapes(loaded, make_shapes(shapes)) if shapes else loaded
-    feeds = _any_feeds(subject, None if shapes else path)
-    concrete = concrete_shapes(subject, feeds)
-    layers = list_layers(subject, concrete)
-    external = any(True for _ in external_tensors(loaded))
-    size = None if path is None or external else Path(path).stat().st_size
-    read = loaded.meta.get(AS_READ)
-    return Summary(
-        path=path,
-        inputs=tuple(input_specs(subject)),
-        outputs=tuple(value_spec(value) for value in subject.graph.outputs),
-        counted_at={} if feeds is None else _shapes(one_sample(subject, feeds)),
-        opset=opset_version(loaded),
-        ir_version=read.ir_version if isinstance(read, AsRead) else loaded.ir_version or 0,
-        producer=" ".join(filter(None, [loaded.producer_name, loaded.producer_version])),
-        cost=total_cost(loaded, sum(layer.macs for layer in layers), size),
-        layers=layers,
-        lint=lint(subject, concrete, layers, machine),
-        metadata=dict(loaded.metadata_props),
-    )
-
-
-def _any_feeds(model: ir.Model, file: str | None) -> Mapping[str, Array] | None:
-    """Return feeds for their shapes; a model without open dims need not run for it.
-
-    `file` holds the very model, where there is one: then ONNX Runtime reads it itself.
-    """
-    if all(is_fixed(dim) for spec in input_specs(model) for dim in spec.shape or (None,)):
-        return next(random_feeds(model, 1))
-    session = None
-    if file is not None:
-        with contextlib.suppress(ModelError):  # such as weights behind symbolic links
-            session = Session(file)
-    try:
-        return first_runs(model, 1, session=session).feeds[0]
-    except ModelError:
-        return None
-
-
-def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: data.shape for name, data in feeds.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
@@ -19,6 +19,7 @@ from onnxcomp.runtime import constant_bytes, first_line, inline_bytes, lean_copy
 if TYPE_CHECKING:
     import onnx
 
+ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_FROM = 1_800_000_000
@@ -35,7 +36,7 @@ class AsRead:
     listed_initializers: tuple[str, ...]
 
 
-def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
+def load_model(source: ModelSource) -> ir.Model:
     """Return a model of our own: a path is read lazily, an object is never changed.
 
     Initializers that are also listed as inputs become plain constants, and an IR version below 4,

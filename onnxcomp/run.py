@@ -22,7 +22,7 @@ from onnxcomp.int8.search import choose
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.judging import Evidence, judge
-from onnxcomp.model_io import external_tensors, load_model, save_model, write_bytes
+from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_model, write_bytes
 from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import Progress, stage
@@ -66,7 +66,7 @@ class Result:
 
 
 def run_recipe(
-    source: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
+    source: ModelSource,
     recipe: Recipe,
     given: Given = NOTHING_GIVEN,
     say: Say = lambda _: None,
@@ -90,7 +90,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _run(
-    source: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
+    source: ModelSource,
     recipe: Recipe,
     given: Given,
     say: Say,
