@@ -5,103 +5,34 @@ from __future__ import annotations
 import atexit
 import gc
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxcomp.calibration.methods import METHODS
-from onnxcomp.errors import OnnxcompError
-from onnxcomp.image_options import image_options
+from onnxcomp.cli_options import (
+    JSON,
+    MODEL,
+    SAVE_RECIPE,
+    SCHEME,
+    SHAPE,
+    SORTS,
+    TENSORRT,
+    THREADS,
+    calibration_options,
+    data_options,
+)
+from onnxcomp.cli_talk import SafeGroup, progress, speaker
 from onnxcomp.targets import NAMES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxcomp.report import Report
-    from onnxcomp.stages import Progress
 
 # The lines of a diff that a terminal gets; a pipe or a file gets all.
 DIFF_LINES = 200
-
-SORTS = ("order", "macs", "params", "bytes")
-MODEL = click.argument("model", type=click.Path(path_type=Path))
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
-SCHEME = "int8: only static, static+dynamic, conv+dynamic, dynamic or weights (repeatable)."
-SAVE_RECIPE = "Write the recipe that repeats this run, decisions included."
-TENSORRT = "Write a TensorRT calibration cache too."
-THREADS = click.option(
-    "--threads",
-    type=int,
-    help="Threads of ONNX Runtime (1; to calibrate 0: all cores but one).",
-)
-
-
-def calibration_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how ranges are found."""
-    for option in (
-        click.option("--cluster", metavar="ADDRESS", help="Calibrate on a Dask cluster (tcp://…)."),
-        click.option("--workers", type=int, metavar="N", help="Calibrate in N processes (0)."),
-        click.option("--calib-memory", metavar="SIZE", help="Bound activations to SIZE, as 1GB."),
-        click.option("--calib-method", type=click.Choice(METHODS), help="How ranges are chosen."),
-    ):
-        function = option(function)
-    return function
-
-
-def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which samples to use."""
-    spec = "Samples: folder (of images, too), .npz, .npy, FILE.py:callable, random[:N]."
-    for option in (
-        image_options,
-        click.option("--seed", type=int, help="Seed of everything random (0)."),
-        click.option("--samples", type=int, metavar="N", help="Read at most N samples."),
-        click.option("--calib", metavar="SPEC", help=spec),
-    ):
-        function = option(function)
-    return function
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn every failure into one line on stderr and an exit code; never a traceback."""
-    try:
-        yield
-    except OnnxcompError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("interrupted; nothing was written", err=True)
-        sys.exit(130)
-    except (click.ClickException, click.exceptions.Exit, SystemExit, BrokenPipeError):
-        raise  # click ends quietly when a pipe is closed, as by `| head`
-    except MemoryError:
-        click.echo("error: out of memory; nothing was written", err=True)
-        sys.exit(2)
-    except Exception as error:
-        if os.environ.get("ONNXCOMP_DEBUG"):
-            raise
-        text = " ".join(str(error).split())[:300]
-        click.echo(
-            f"internal error: {type(error).__name__}: {text}; nothing was written. "
-            "Please report it (ONNXCOMP_DEBUG=1 shows where).",
-            err=True,
-        )
-        sys.exit(2)
-
-
-class SafeGroup(click.Group):
-    """A group whose verbs report errors in one line."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb behind the error boundary."""
-        with one_line_errors():
-            return super().invoke(ctx)
 
 
 @click.group(cls=SafeGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -391,22 +322,3 @@ def explain(name: str) -> None:
     click.echo(f"{found.name} ({found.effect.value})\n\n{found.doc}")
     for option in found.options.values():
         click.echo(f"\noption {option.name}: {option.type.__name__} = {option.default!r}")
-
-
-def speaker(*, quiet: bool) -> Callable[[str], None]:
-    """Return the function that talks to the user on stderr."""
-    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
-
-
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """Show what takes long, on a terminal's stderr only; yield what counts the samples done."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-
-    from onnxcomp.display import Display
-
-    with Display(Console(stderr=True)) as display:
-        yield display.samples

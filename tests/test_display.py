@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import onnxcomp
-from onnxcomp.cli import progress
+from onnxcomp.cli_talk import progress
 from onnxcomp.display import Display
 from onnxcomp.stages import listening, stage
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 import onnxcomp
 from case_pages import parse
 from onnxcomp.api import inspect
-from onnxcomp.cli import SORTS, cli
+from onnxcomp.cli import cli
+from onnxcomp.cli_options import SORTS
 from onnxcomp.errors import UsageError
 from onnxcomp.layers import Layer, sorted_layers
 from onnxcomp.lint.finding import Finding
