@@ -12,7 +12,7 @@ from onnxcomp.judging import shortfall_db
 from onnxcomp.stages import stage
 
 # How often the number of values to give back is doubled, and how much more (dB) is aimed at.
-ATTEMPTS = 4
+ATTEMPTS = 6
 MARGIN = 0.5
 
 
