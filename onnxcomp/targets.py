@@ -13,24 +13,36 @@ from onnxcomp.errors import UsageError
 class Target:
     """Facts that decide the form of an int8 model, and the widths of layers that run well.
 
-    `weight_max` is the largest magnitude of a quantized weight: x86 CPUs without VNNI add pairs
-    of u8 x s8 products in 16 bits, which 7-bit weights cannot overflow (255 * 64 * 2 < 2^15).
     `channel_block` is how many channels ONNX Runtime's convolutions compute at once, as many floats
-    as fit a register: other counts cost as much as the next multiple.
+    as fit a register: other counts cost as much as the next multiple. `signed` activations are
+    int8, else uint8. Where it `saturates`, pairs of products are added in 16 bits, so that large
+    weights side by side overflow. `explicit` is TensorRT's form: symmetric scales, float weights
+    behind QuantizeLinear and DequantizeLinear, float biases, no QuantizeLinear behind weighted ops.
     """
 
     name: str
-    weight_max: int
     channel_block: int
+    signed: bool = False
+    saturates: bool = False
+    explicit: bool = False
+
+    @property
+    def weight_max(self) -> int:
+        """The largest magnitude of a quantized weight whose neighbours are not known.
+
+        Pairs of u8 x s8 products cannot overflow with 7 bits: 255 * 64 * 2 < 2^15.
+        """
+        return 64 if self.saturates else 127
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86-vnni", 127, 16),  # x86 with AVX-VNNI or AVX512-VNNI: u8 activations, s8 weights
-        Target("x86", 64, 8),  # x86 without VNNI: u8 activations, 7-bit weights against saturation
-        Target("arm64", 127, 8),  # 64-bit Arm: u8 activations, s8 weights
-        Target("portable", 64, 16),  # any CPU: the 7-bit form, right everywhere
+        Target("x86-vnni", 16),  # x86 with AVX-VNNI or AVX512-VNNI
+        Target("x86", 8, saturates=True),  # x86 without: products by vpmaddubsw
+        Target("arm64", 8, signed=True),  # 64-bit Arm
+        Target("tensorrt", 16, signed=True, explicit=True),  # NVIDIA GPUs by TensorRT
+        Target("portable", 16, saturates=True),  # any CPU: right everywhere
     )
 }
 NAMES = ("auto", *TARGETS)

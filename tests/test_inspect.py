@@ -296,7 +296,7 @@ def test_unknown_shapes() -> None:
 # ---------------------------------------------------------------- targets
 def test_targets_know_their_block() -> None:
     assert {name: target.channel_block for name, target in TARGETS.items()} == {
-        "x86-vnni": 16, "x86": 8, "arm64": 8, "portable": 16,
+        "x86-vnni": 16, "x86": 8, "arm64": 8, "tensorrt": 16, "portable": 16,
     }  # fmt: skip
     with pytest.raises(UsageError, match="no target 'toaster'"):
         inspect(CNN, target="toaster")

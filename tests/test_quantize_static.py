@@ -373,9 +373,9 @@ def test_a_depthwise_convolution_between_float_ops_stays_float() -> None:
     <float[8, 8, 1, 1] w, float[8, 1, 3, 3] d>
     {
         a = Conv (x, w)
-        b = HardSwish (a)
+        b = Softplus (a)
         c = Conv <group = 8, pads = [1, 1, 1, 1]> (b, d)
-        e = HardSwish (c)
+        e = Softplus (c)
         y = Conv (e, w)
     }"""
     model, left = quantized(text)

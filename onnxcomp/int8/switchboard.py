@@ -14,7 +14,7 @@ from onnxcomp.cost import one_sample
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, opset_version
 from onnxcomp.opset import raise_opset
-from onnxcomp.passes.quantize._numbers import Grid
+from onnxcomp.passes.quantize._numbers import SIGNED_OFFSET, Grid
 from onnxcomp.runtime import Session
 
 # Samples that each run takes.
@@ -96,9 +96,9 @@ def _groups(quantized: ir.Model) -> list[Group]:
 
 
 def _group(quantize: ir.Node, found: Mapping[str, Group]) -> Group | None:
-    source, scale, zero_point = quantize.inputs
-    grid = array(scale), array(zero_point)
-    if source is None or not source.name or grid[0] is None or grid[1] is None:
+    source, scale, _ = quantize.inputs
+    grid = _grid_read(quantize)
+    if source is None or not source.name or grid is None:
         return None
     values, nodes = [_name_in_float(quantize, source.name)], _neighbours(quantize)
     maker = source.producer()
@@ -111,8 +111,20 @@ def _group(quantize: ir.Node, found: Mapping[str, Group]) -> Group | None:
             if joined is not None:
                 values = [*joined.values, *values]
                 nodes = dict.fromkeys([*joined.nodes, *nodes])
-    zero = grid[1].astype(np.int64) + (128 if grid[1].dtype == np.int8 else 0)
-    return Group(tuple(values), tuple(nodes), grid[0], zero)
+    return Group(tuple(values), tuple(nodes), grid[0], grid[1])
+
+
+def _grid_read(quantize: ir.Node) -> tuple[Array, Array] | None:
+    """Return the scale and zero point, as of uint8, with which bytes are read.
+
+    These are not those that they were written with where a linear map lies between.
+    """
+    readers = [n for n in quantize.outputs[0].consumers() if is_op(n, "DequantizeLinear")]
+    _, scale, zero_point = (*readers, quantize)[0].inputs
+    steps, zero = array(scale), array(zero_point)
+    if steps is None or zero is None:
+        return None
+    return steps, zero if zero.dtype == np.uint8 else zero.astype(np.int16) + SIGNED_OFFSET
 
 
 def _name_in_float(quantize: ir.Node, name: str) -> str:

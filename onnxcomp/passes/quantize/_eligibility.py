@@ -8,21 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.calibration.ranges import Ranges
-from onnxcomp.graph import Array, array, is_op, rank, saturation, scalar, sole_consumer, tensor
-from onnxcomp.passes.quantize._numbers import range_of_array
+from onnxcomp.calibration.ranges import Range, Ranges
+from onnxcomp.graph import Array, array, is_op, rank, scalar, tensor
+from onnxcomp.passes.quantize._numbers import GATE, range_of_array, written_grid
+from onnxcomp.passes.quantize._tails import hard_sigmoid, range_behind, tail_of
 
 # Each of these has an integer kernel in ONNX Runtime's CPU provider, with the scales of its own
 # output. MAC ops start an integer region, the others only carry it on.
 MAC_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 BINARY_OPS = frozenset({"Add", "Mul"})
-UNARY_OPS = frozenset({"Sigmoid", "LeakyRelu", "Relu", "AveragePool", "GlobalAveragePool"})
+UNARY_OPS = frozenset(
+    {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "AveragePool", "GlobalAveragePool"}
+)
 # These move bytes, so what comes out lies on the grid of what went in.
 MOVER_OPS = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"}
     | {"Gather", "Expand", "Tile", "MaxPool", "Resize", "Pad"}
 )
 FOLLOWER_OPS = BINARY_OPS | UNARY_OPS | MOVER_OPS | {"Concat"}
+# What these make lies between 0 and 1.
+UNIT_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 FLOAT_MAC_OPS = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
 
 
@@ -34,33 +39,6 @@ class Facts:
     typed: Mapping[str, ir.Value]  # values of a copy with inferred types and shapes
     excluded: frozenset[ir.Node]
     opset: int
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The Relu and Clip nodes after a node that its output's grid can stand for."""
-
-    nodes: tuple[ir.Node, ...]
-    end: ir.Value
-    low: float
-    high: float
-
-
-def tail_of(node: ir.Node, facts: Facts) -> Tail:
-    """Follow a node's output through Relu and Clip nodes that nothing else reads."""
-    nodes: list[ir.Node] = []
-    end, low, high = node.outputs[0], -np.inf, np.inf
-    while node.op_type not in MOVER_OPS:
-        reader = sole_consumer(end)
-        bounds = None if reader is None or reader in facts.excluded else saturation(reader)
-        if reader is None or bounds is None or reader.inputs[0] is not end:
-            break
-        if min(high, bounds[1]) <= max(low, bounds[0]):
-            break  # nothing but zero passes, which no grid can say
-        nodes.append(reader)
-        end = reader.outputs[0]
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Tail(tuple(nodes), end, low, high)
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
@@ -149,15 +127,28 @@ def _has_range(value: ir.Value, facts: Facts) -> bool:
     found = tensor(value)
     if found is not None:
         return range_of_array(found.numpy()) is not None
-    if value.name in facts.ranges.values:
-        return True
+    return nearest_range(value, facts) is not None
+
+
+def nearest_range(value: ir.Value, facts: Facts) -> Range | None:
+    """Return the range of a value, that of what it is moved from or what its maker can reach."""
+    found = facts.ranges.values.get(value.name or "")
     source = value.producer()
-    return is_op(source, *MOVER_OPS) and _has_range(source.inputs[0], facts)  # type: ignore
+    if found is not None or source is None:
+        return found
+    if is_op(source, *UNIT_OPS):
+        return Range(0.0, 1.0)
+    if not is_op(source, *MOVER_OPS) or source.inputs[0] is None:
+        return None
+    return nearest_range(source.inputs[0], facts)
 
 
 def output_range_known(node: ir.Node, facts: Facts) -> bool:
-    tail = tail_of(node, facts)
-    return any(v.name in facts.ranges.values for v in (tail.end, node.outputs[0]))
+    """Say whether the grid of what a node makes can be told; that of a gate always can."""
+    if node.op_type == "HardSigmoid":
+        return True
+    tail = tail_of(node, facts.ranges, facts.excluded)
+    return range_behind(tail, node, facts.ranges) is not None
 
 
 def follows(node: ir.Node, facts: Facts) -> bool:
@@ -168,6 +159,8 @@ def follows(node: ir.Node, facts: Facts) -> bool:
     if node.op_type in MOVER_OPS:
         return _moves_bytes(node, facts)
     if node.op_type == "AveragePool" and not _plain_pool(node):
+        return False
+    if node.op_type == "HardSigmoid" and not _is_gate(node):
         return False
     return output_range_known(node, facts)
 
@@ -190,6 +183,12 @@ def _pads_with_zeros(node: ir.Node) -> bool:
     mode = node.attributes.get_string("mode", "constant")
     given = node.inputs[2] if len(node.inputs) > 2 else None
     return mode in ("reflect", "edge") or given is None or scalar(given) == 0.0
+
+
+def _is_gate(node: ir.Node) -> bool:
+    """Say whether what a HardSigmoid reads can be written so that its bytes are the gate."""
+    alpha, beta = hard_sigmoid(node)
+    return alpha > 0 and written_grid(GATE, alpha, beta) is not None
 
 
 def _plain_pool(node: ir.Node) -> bool:

@@ -10,15 +10,23 @@ from onnxcomp.calibration.ranges import Range
 from onnxcomp.graph import Array
 
 LEVELS = 255
+WEIGHT_MAX = 127
+# What an int8 zero point is less than the uint8 one of the same grid.
+SIGNED_OFFSET = 128
 # Below this a scale is taken for zero: its products with other scales would leave float32.
 TINY = 2.0**-50
 # A bias leaves half of int32 to the sum that it is added to.
 BIAS_MAX = 2**30
+# From so many steps on, a number is put on a grid by at most 5 % larger steps.
+WHOLE_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An uint8 grid: real = scale * (q - zero_point); `scale` is exact in float32."""
+    """A uint8 grid: real = scale * (q - zero_point); `scale` is exact in float32.
+
+    In int8 all bytes, the zero point among them, are 128 less.
+    """
 
     scale: float
     zero_point: int
@@ -27,6 +35,10 @@ class Grid:
     def span(self) -> float:
         """The distance between the least and the greatest number of the grid."""
         return self.scale * LEVELS
+
+
+# The grid that gates are read on: 0, 1 and, for a hard sigmoid, 0.5 are all on it.
+GATE = Grid(float(np.float32(1 / 254)), 1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,36 @@ def grid_of(found: Range) -> Grid:
     if not scale > TINY:
         return Grid(1.0, 0)
     return Grid(scale, int(np.clip(np.rint(-inside.lo / scale), 0, LEVELS)))
+
+
+def symmetric_grid(found: Range) -> Grid:
+    """Return the grid of a range around zero: scale = max |x| / 127, the zero point in the middle.
+
+    As int8 its zero point is 0.
+    """
+    scale = float(np.float32(max(abs(found.lo), abs(found.hi)) / 127))
+    return Grid(scale if scale > TINY else 1.0, SIGNED_OFFSET)
+
+
+def with_multiple(grid: Grid, number: float) -> Grid:
+    """Return a grid on which a number of its range lies too, where it is at most 5 % coarser."""
+    steps = int(abs(number) / grid.scale * (1 + 1e-6))
+    if steps < WHOLE_STEPS:
+        return grid
+    scale = float(np.float32(abs(number) / steps))
+    low = -grid.zero_point * grid.scale
+    return Grid(scale, int(np.clip(np.rint(-low / scale), 0, LEVELS)))
+
+
+def written_grid(read: Grid, factor: float, shift: float) -> Grid | None:
+    """Return the grid to write x on so that its bytes, read on another, are factor * x + shift.
+
+    scale = s / factor and zero_point = z + shift / s; None where that is no byte.
+    """
+    zero = round(read.zero_point + shift / read.scale)
+    if not 0 <= zero <= LEVELS:
+        return None
+    return Grid(float(np.float32(read.scale / factor)), zero)
 
 
 def range_of_array(data: Array) -> Range | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import array, is_op, tensor
@@ -15,13 +16,26 @@ from onnxcomp.passes.quantize._eligibility import (
     MAC_OPS,
     MOVER_OPS,
     Facts,
-    Tail,
     activations,
     follows,
     mac_problem,
+    nearest_range,
+)
+from onnxcomp.passes.quantize._numbers import (
+    GATE,
+    Grid,
+    grid_of,
+    range_of_array,
+    written_grid,
+)
+from onnxcomp.passes.quantize._tails import (
+    WEIGHTED_OPS,
+    Tail,
+    grid_behind,
+    hard_sigmoid,
+    range_behind,
     tail_of,
 )
-from onnxcomp.passes.quantize._numbers import Grid, clipped, grid_of, range_of_array
 from onnxcomp.registry import leave
 
 # Inputs of a Concat whose ranges differ more than this lose too much on one grid.
@@ -32,13 +46,14 @@ CONCAT_SPREAD = 8.0
 class Plan:
     """The nodes that run in int8, in graph order, and the grid of every value that is quantized.
 
-    `written` are the values that int8 nodes make; the other quantized ones are made in float.
+    `written` are the values that int8 nodes make, with the grids that they are written on: another
+    than that on which they are read where a linear map lies between. The rest is made in float.
     """
 
     nodes: Mapping[ir.Node, None] = field(default_factory=dict)
     tails: Mapping[ir.Node, Tail] = field(default_factory=dict)
     grids: Mapping[ir.Value, Grid] = field(default_factory=dict)
-    written: frozenset[ir.Value] = frozenset()
+    written: Mapping[ir.Value, Grid] = field(default_factory=dict)
 
 
 def make_plan(graph: ir.Graph, facts: Facts) -> Plan:
@@ -47,7 +62,7 @@ def make_plan(graph: ir.Graph, facts: Facts) -> Plan:
     From the MAC ops forward, an op joins when an int8 node feeds it; then, from the end back, ops
     whose result no int8 node reads drop out: their result is wanted in float anyway.
     """
-    tails = {node: tail_of(node, facts) for node in graph if node.op_type in MAC_OPS | FOLLOWER_OPS}
+    tails = {node: _tail(node, facts) for node in graph if node.op_type in MAC_OPS | FOLLOWER_OPS}
     makers: dict[ir.Value, ir.Node] = {}
     grids: dict[ir.Value, Grid] = {}
     chosen: dict[ir.Node, None] = {}
@@ -64,6 +79,12 @@ def make_plan(graph: ir.Graph, facts: Facts) -> Plan:
     _drop_loose_ends(chosen, tails)
     _drop_lone_depthwise(chosen, tails, makers)
     return _finish(chosen, tails, grids)
+
+
+def _tail(node: ir.Node, facts: Facts) -> Tail:
+    if is_op(node, *MOVER_OPS, "HardSigmoid"):
+        return Tail((), node.outputs[0])
+    return tail_of(node, facts.ranges, facts.excluded)
 
 
 def _results(node: ir.Node, tails: Mapping[ir.Node, Tail]) -> list[ir.Value]:
@@ -154,26 +175,40 @@ def _add_grids(
         assert source is not None
         grids.update(dict.fromkeys(node.outputs, grids[source]))
         return
-    known = facts.ranges.values
-    found = known.get(tail.end.name or "") or known[node.outputs[0].name or ""]
-    grids[tail.end] = grid_of(clipped(found, tail.low, tail.high))
+    if is_op(node, "HardSigmoid"):
+        grids[tail.end] = GATE
+        return
+    found = range_behind(tail, node, facts.ranges)
+    assert found is not None
+    reached = replace(tail, low=max(tail.low, _floor(tail.end)))
+    grids[tail.end] = grid_behind(reached, found)
+
+
+def _floor(value: ir.Value) -> float:
+    """Return the number below which all readers of a value, hard swishes, return zero."""
+    gates = [node for node in value.consumers() if is_op(node, "HardSwish", "HardSigmoid")]
+    products = {reader for gate in gates for reader in gate.outputs[0].consumers()}
+    others = [node for node in value.consumers() if node not in gates and node not in products]
+    if not gates or others or value.is_graph_output():
+        return -np.inf
+    return min(_closed_below(gate) for gate in gates)
+
+
+def _closed_below(gate: ir.Node) -> float:
+    if is_op(gate, "HardSwish"):
+        return -3.0
+    alpha, beta = hard_sigmoid(gate)
+    return min(-beta / alpha, 0.0) if alpha > 0 else -np.inf
 
 
 def _grid(value: ir.Value, facts: Facts, grids: Mapping[ir.Value, Grid]) -> Grid:
     """Return the grid of a value that a node reads: its maker's, or that of its range."""
     if value in grids:
         return grids[value]
-    found = array(value)
-    known = facts.ranges.values.get(value.name or "")
-    if found is not None:
-        known = range_of_array(found)
-    source = value.producer()
-    while known is None and source is not None:  # a float mover whose own range was not kept
-        origin = source.inputs[0]
-        assert origin is not None
-        known, source = facts.ranges.values.get(origin.name or ""), origin.producer()
-    assert known is not None
-    return grid_of(known)
+    data = array(value)
+    found = nearest_range(value, facts) if data is None else range_of_array(data)
+    assert found is not None
+    return grid_of(found)
 
 
 # ---------------------------------------------------------------- what remains
@@ -220,7 +255,7 @@ def _finish(
     chosen: Mapping[ir.Node, None], tails: Mapping[ir.Node, Tail], grids: Mapping[ir.Value, Grid]
 ) -> Plan:
     kept: dict[ir.Node, Tail] = {}
-    written: dict[ir.Value, None] = {}
+    written: dict[ir.Value, Grid] = {}
     used: dict[ir.Value, Grid] = {}
     for node in chosen:
         used.update({value: grids[value] for value in activations(node)})
@@ -228,8 +263,21 @@ def _finish(
             continue  # its kernel returns floats
         kept[node] = tails[node]
         for value in _results(node, tails):
-            written[value], used[value] = None, grids[value]
-    return Plan(dict(chosen), kept, used, frozenset(written))
+            used[value] = grids[value]
+            written[value] = _written(node, tails[node], grids[value])
+    return Plan(dict(chosen), kept, used, written)
+
+
+def _written(node: ir.Node, tail: Tail, grid: Grid) -> Grid:
+    """Return the grid that a node writes on what is read on another."""
+    if is_op(node, "HardSigmoid"):
+        found = written_grid(grid, *hard_sigmoid(node))
+    elif tail.linear and not is_op(node, *WEIGHTED_OPS):
+        found = written_grid(grid, tail.factor, tail.shift)
+    else:
+        return grid
+    assert found is not None
+    return found
 
 
 def inner_mac_nodes(graph: ir.Graph) -> Iterator[ir.Node]:

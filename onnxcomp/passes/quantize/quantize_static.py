@@ -12,8 +12,10 @@ from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import all_graphs, all_nodes, is_op, label, opset_version
 from onnxcomp.opset import raise_opset
-from onnxcomp.passes.quantize._edits import Editor, apply_plan
+from onnxcomp.passes.quantize._editor import Editor
+from onnxcomp.passes.quantize._edits import apply_plan, open_hard_swish
 from onnxcomp.passes.quantize._eligibility import MAC_OPS, Facts
+from onnxcomp.passes.quantize._explicit import make_explicit_plan
 from onnxcomp.passes.quantize._placement import Plan, inner_mac_nodes, make_plan
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.shapes import infer_shapes
@@ -55,18 +57,23 @@ def quantize_static(
     _check_globs(model, globs)
     ranges = _overridden(model, ranges, overrides or {})
     others = MAC_OPS - {op.strip() for op in ops.split(",")}
-    plan = _plan(model, ranges, globs, others)
+    plan = _plan(model, ranges, globs, others, target)
     if not plan.nodes:
         return 0
     if opset_version(model) < PER_CHANNEL_OPSET and raise_opset(model, PER_CHANNEL_OPSET):
-        plan = _plan(model, ranges, globs, others)
+        plan = _plan(model, ranges, globs, others, target)
     opset = opset_version(model)
     if opset < FIRST_OPSET:
         for node in plan.nodes:
             leave(node, f"opset {opset} has no quantization, and the model cannot be raised")
         return 0
+    swishes = [node for node in plan.nodes if is_op(node, "HardSwish")]
+    for node in swishes:
+        open_hard_swish(node)
+    if swishes:
+        plan = _plan(model, ranges, globs, others, target)
     infer_shapes(model)
-    apply_plan(Editor(model.graph, plan, target.weight_max, opset >= 13, _names(model)))
+    apply_plan(Editor(model.graph, plan, target, opset >= PER_CHANNEL_OPSET, _names(model)))
     return len(plan.nodes)
 
 
@@ -92,7 +99,13 @@ def _check_globs(model: ir.Model, globs: list[str]) -> None:
             )
 
 
-def _plan(model: ir.Model, ranges: Ranges, globs: list[str], others: Collection[str]) -> Plan:
+def _plan(
+    model: ir.Model,
+    ranges: Ranges,
+    globs: list[str],
+    others: Collection[str],
+    target: Target,
+) -> Plan:
     excluded = frozenset(
         node
         for node in model.graph
@@ -101,7 +114,7 @@ def _plan(model: ir.Model, ranges: Ranges, globs: list[str], others: Collection[
     facts = Facts(ranges, _typed(model), excluded, opset_version(model))
     for node in inner_mac_nodes(model.graph):
         leave(node, "in a subgraph")
-    return make_plan(model.graph, facts)
+    return (make_explicit_plan if target.explicit else make_plan)(model.graph, facts)
 
 
 def _typed(model: ir.Model) -> dict[str, ir.Value]:
