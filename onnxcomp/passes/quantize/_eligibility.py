@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcomp.calibration.ranges import Range, Ranges
+from onnxcomp.calibration.ranges import Range
 from onnxcomp.graph import Array, array, is_op, rank, scalar, tensor
+from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._numbers import GATE, range_of_array, written_grid
 from onnxcomp.passes.quantize._tails import hard_sigmoid, range_behind, tail_of
 
@@ -29,16 +29,6 @@ FOLLOWER_OPS = BINARY_OPS | UNARY_OPS | MOVER_OPS | {"Concat"}
 # What these make lies between 0 and 1.
 UNIT_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 FLOAT_MAC_OPS = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the placement reads besides the graph."""
-
-    ranges: Ranges
-    typed: Mapping[str, ir.Value]  # values of a copy with inferred types and shapes
-    excluded: frozenset[ir.Node]
-    opset: int
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
@@ -147,7 +137,7 @@ def output_range_known(node: ir.Node, facts: Facts) -> bool:
     """Say whether the grid of what a node makes can be told; that of a gate always can."""
     if node.op_type == "HardSigmoid":
         return True
-    tail = tail_of(node, facts.ranges, facts.excluded)
+    tail = tail_of(node, facts)
     return range_behind(tail, node, facts.ranges) is not None
 
 

@@ -8,12 +8,12 @@ from onnxcomp.graph import array, is_op, sole_producer
 from onnxcomp.passes.quantize._eligibility import (
     FLOAT_MAC_OPS,
     MAC_OPS,
-    Facts,
     activations,
     is_float32,
     mac_problem,
     nearest_range,
 )
+from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._numbers import Grid, range_of_array, symmetric_grid
 from onnxcomp.passes.quantize._placement import Plan
 from onnxcomp.registry import leave

@@ -15,12 +15,12 @@ from onnxcomp.passes.quantize._eligibility import (
     FOLLOWER_OPS,
     MAC_OPS,
     MOVER_OPS,
-    Facts,
     activations,
     follows,
     mac_problem,
     nearest_range,
 )
+from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._numbers import (
     GATE,
     Grid,
@@ -84,7 +84,7 @@ def make_plan(graph: ir.Graph, facts: Facts) -> Plan:
 def _tail(node: ir.Node, facts: Facts) -> Tail:
     if is_op(node, *MOVER_OPS, "HardSigmoid"):
         return Tail((), node.outputs[0])
-    return tail_of(node, facts.ranges, facts.excluded)
+    return tail_of(node, facts)
 
 
 def _results(node: ir.Node, tails: Mapping[ir.Node, Tail]) -> list[ir.Value]:

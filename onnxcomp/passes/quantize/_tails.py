@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.graph import is_op, rank, saturation, scalar, sole_consumer
+from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._numbers import (
     Grid,
     clipped,
@@ -49,22 +50,22 @@ class Tail:
         return Range(found.lo * self.factor + self.shift, found.hi * self.factor + self.shift)
 
 
-def tail_of(node: ir.Node, ranges: Ranges, excluded: frozenset[ir.Node]) -> Tail:
+def tail_of(node: ir.Node, facts: Facts) -> Tail:
     """Follow a node's output through nodes that its quantization can stand for.
 
     These are Relu and Clip, and where the node has weights or writes on a grid of its own, sums
     and products with one number and HardSigmoid. Nothing else may read what is in between.
     """
     tail = Tail((), node.outputs[0])
-    while (reader := sole_consumer(tail.end)) is not None and reader not in excluded:
-        longer = _longer(tail, reader)
-        if longer is None or (longer.linear and not _can_be_linear(node, longer, ranges)):
+    while (reader := sole_consumer(tail.end)) is not None and reader not in facts.excluded:
+        longer = _longer(tail, reader, facts)
+        if longer is None or (longer.linear and not _can_be_linear(node, longer, facts.ranges)):
             break
         tail = longer
     return tail
 
 
-def _longer(tail: Tail, reader: ir.Node) -> Tail | None:
+def _longer(tail: Tail, reader: ir.Node, facts: Facts) -> Tail | None:
     nodes, end = (*tail.nodes, reader), reader.outputs[0]
     bounds = saturation(reader)
     if bounds is not None:
@@ -72,7 +73,7 @@ def _longer(tail: Tail, reader: ir.Node) -> Tail | None:
         if reader.inputs[0] is not tail.end or high <= low:
             return None  # nothing but zero passes, which no grid can say
         return replace(tail, nodes=nodes, end=end, low=low, high=high)
-    found = None if tail.saturates else _linear(reader, tail.end)
+    found = None if tail.saturates else _linear(reader, tail.end, facts)
     if found is None:
         return None
     factor, shift = found
@@ -80,7 +81,7 @@ def _longer(tail: Tail, reader: ir.Node) -> Tail | None:
     return Tail(nodes, end, low, high, tail.factor * factor, tail.shift * factor + shift)
 
 
-def _linear(node: ir.Node, value: ir.Value) -> tuple[float, float] | None:
+def _linear(node: ir.Node, value: ir.Value, facts: Facts) -> tuple[float, float] | None:
     """Return (a, b) where a node makes a x + b of a value x, saturated or not, with a > 0."""
     if is_op(node, "HardSigmoid"):
         alpha, beta = hard_sigmoid(node)
@@ -93,7 +94,7 @@ def _linear(node: ir.Node, value: ir.Value) -> tuple[float, float] | None:
     elif first is not value:
         return None
     number = scalar(other)
-    if number is None or not np.isfinite(number) or (rank(other) or 0) > (rank(value) or 0):
+    if number is None or not np.isfinite(number) or (rank(other) or 0) > (facts.rank(value) or 0):
         return None
     if is_op(node, "Add", "Sub"):
         return 1.0, float(number) if is_op(node, "Add") else -float(number)

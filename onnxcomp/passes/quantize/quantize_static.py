@@ -14,8 +14,9 @@ from onnxcomp.graph import all_graphs, all_nodes, is_op, label, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._editor import Editor
 from onnxcomp.passes.quantize._edits import apply_plan, open_hard_swish
-from onnxcomp.passes.quantize._eligibility import MAC_OPS, Facts
+from onnxcomp.passes.quantize._eligibility import MAC_OPS
 from onnxcomp.passes.quantize._explicit import make_explicit_plan
+from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._placement import Plan, inner_mac_nodes, make_plan
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.shapes import infer_shapes

@@ -1,0 +1,173 @@
+"""The forms of int8 models for each target."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+from case_pages import parse
+from int8_checks import quantized
+from int8_zoo import ATTENTION, CLIP, GEMM, HARD_SWISH, RESIDUAL, ZOO
+from onnxcomp.graph import array
+from onnxcomp.passes.quantize._numbers import quantize_weight
+from onnxcomp.passes.quantize._saturation import safe_scales
+from onnxcomp.targets import TARGETS
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+# ---------------------------------------------------------------- saturation without VNNI
+def worst_pair(rows: np.ndarray, *, ordered: bool) -> int:
+    """Return the farthest that vpmaddubsw would reach: pairs of weights by activations of 255.
+
+    An activation of zero takes a weight out of its pair.
+    """
+    rows = rows.astype(np.int64)
+    pairs = [(rows[:, i], rows[:, i + 1]) for i in range(rows.shape[1] - 1)]
+    if not ordered:
+        pairs = [
+            (rows[:, i], rows[:, j])
+            for i in range(rows.shape[1])
+            for j in range(i + 1, rows.shape[1])
+        ]
+    sums = [255 * np.maximum.reduce([abs(a), abs(b), abs(a + b)]) for a, b in pairs]
+    return int(max(map(np.max, sums), default=0))
+
+
+def node_of(kind: str, weight: np.ndarray) -> ir.Node:
+    held = ir.Value(name="w", const_value=ir.tensor(weight))
+    attributes = [ir.AttrInt64("transB", 1)] if kind == "Gemm" else []
+    return ir.Node("", kind, [ir.Value(name="x"), held], attributes)
+
+
+@given(SEEDS, st.sampled_from(["Conv", "1x1", "Gemm", "MatMul"]), st.booleans())
+def test_no_channel_overflows_and_only_those_that_would_are_narrowed(
+    seed: int, kind: str, per_channel: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    channels, depth = rng.integers(1, 5), rng.integers(1, 10)
+    rows = rng.standard_t(2, (channels, depth)).astype(np.float32)
+    rows[rng.random(rows.shape) < 0.3] = 0
+    shape = (channels, 1, depth) if kind == "Conv" else (channels, depth, 1)
+    weight = {"Gemm": rows, "MatMul": rows.T}.get(kind, rows.reshape(shape))
+    node = node_of("Conv" if kind == "1x1" else kind, weight)
+    axis = (1 if kind == "MatMul" else 0) if per_channel else None
+    ordered = kind != "Conv" or depth == 1
+
+    def quantize(least: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        found = quantize_weight(weight, axis, 127, least)
+        data = found.data.T if kind == "MatMul" else found.data.reshape(rows.shape)
+        return data, np.broadcast_to(found.scale, channels)
+
+    plain, plain_scale = quantize(0.0)
+    safe, scale = quantize(safe_scales(node, weight, axis))
+    assert worst_pair(safe, ordered=ordered) <= 32767
+    for channel in range(channels):
+        if per_channel and worst_pair(plain[[channel]], ordered=ordered) <= 32000:
+            np.testing.assert_array_equal(safe[channel], plain[channel])
+        assert scale[channel] <= plain_scale[channel] * 127 / 63.9
+
+
+def test_opposite_signs_cannot_overflow() -> None:
+    weight = np.array([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, 0.0, 0.0]], np.float32)
+    scales = safe_scales(node_of("Gemm", weight), weight, 0)
+    data = quantize_weight(weight, 0, 127, scales).data
+    assert data.tolist() == [[127, -127, 127, -127], [64, 64, 0, 0]]
+
+
+def test_a_lone_large_weight_keeps_its_bits() -> None:
+    weight = np.array([[1.0, 0.004, 0.003]], np.float32).reshape(1, 1, 3)
+    data = quantize_weight(weight, 0, 127, safe_scales(node_of("Conv", weight), weight, 0)).data
+    assert data.ravel().tolist() == [127, 1, 0]
+
+
+def test_only_targets_that_saturate_are_narrowed() -> None:
+    for name, target in TARGETS.items():
+        if target.explicit:
+            continue
+        model, _ = quantized(CLIP, target=name)
+        data = array(model.graph.initializers["w1.q"])
+        assert data is not None
+        assert (np.abs(data.astype(int)).max() < 127) == target.saturates
+
+
+# ---------------------------------------------------------------- arm64
+@pytest.mark.parametrize("text", [RESIDUAL, ATTENTION, HARD_SWISH, ZOO["concat"].text])
+def test_arm_has_signed_activations(text: str) -> None:
+    signed, left = quantized(text, target="arm64", least=14)
+    plain, _ = quantized(text, target="portable", least=14)
+    assert not left
+    assert byte_types(signed) == {TensorProto.INT8}
+    assert byte_types(plain) == {TensorProto.UINT8}
+    assert [node.op_type for node in signed.graph] == [node.op_type for node in plain.graph]
+
+
+def byte_types(model: ir.Model) -> set[int]:
+    quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    return {int(node.inputs[2].dtype) for node in quantizers}  # type: ignore[union-attr]
+
+
+def test_padding_of_signed_bytes() -> None:
+    text = """agraph (float[N, 8, 6, 6] x) => (float[N, 8, H, W] y)
+    <float[8, 8, 1, 1] w, int64[8] pads = {0, 0, 1, 1, 0, 0, 0, 1}>
+    { c = Conv (x, w)  d = Pad (c, pads)  y = Conv (d, w) }"""
+    assert byte_types(quantized(text, target="arm64")[0]) == {TensorProto.INT8}
+
+
+# ---------------------------------------------------------------- TensorRT
+def test_tensorrt_reads_symmetric_values_and_quantizes_weights_itself() -> None:
+    model, left = quantized(RESIDUAL, target="tensorrt", least=14)
+    assert not left
+    for node in model.graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = array(node.inputs[2])
+            assert zero is not None
+            assert zero.dtype == np.int8
+            assert not zero.any()
+    for name in ("w1", "w2", "w3"):
+        weight = model.graph.initializers[name]
+        (quantize,) = weight.consumers()
+        (dequantize,) = quantize.outputs[0].consumers()
+        (reader,) = dequantize.outputs[0].consumers()
+        assert reader.inputs[1] is dequantize.outputs[0]
+        axis = 1 if reader.op_type == "Gemm" else 0
+        assert quantize.attributes.get_int("axis", 9) == axis
+        assert quantize.inputs[1].shape == [weight.shape[axis]]  # type: ignore[index, union-attr]
+        assert reader.inputs[2].name in ("b1", "b2", "b3")  # type: ignore[union-attr]
+
+
+def test_tensorrt_adds_an_int8_residual_to_a_float_convolution() -> None:
+    model, _ = quantized(RESIDUAL, target="tensorrt", least=14)
+    (add,) = (node for node in model.graph if node.op_type == "Add")
+    assert sorted(value.producer().op_type for value in add.inputs) == ["Conv", "DequantizeLinear"]
+    kept = [node.op_type for node in model.graph if node.op_type in ("Relu", "MaxPool")]
+    assert kept == ["Relu", "Relu", "MaxPool"]
+    behind = {reader.op_type for node in model.graph if node.op_type in ("Conv", "Gemm")
+              for reader in node.outputs[0].consumers()}  # fmt: skip
+    assert behind == {"Relu", "Add"}
+
+
+def test_tensorrt_and_products_of_two_activations() -> None:
+    model, left = quantized(ATTENTION, target="tensorrt", least=14)
+    assert not left
+    for node in model.graph:
+        if node.op_type == "MatMul":
+            assert {value.producer().op_type for value in node.inputs} == {"DequantizeLinear"}
+
+
+def test_tensorrt_keeps_what_a_gemm_multiplies() -> None:
+    model, _ = quantized(GEMM, target="tensorrt")
+    gemms = [node for node in model.graph if node.op_type == "Gemm"]
+    assert [node.attributes.get_float("alpha", 1.0) for node in gemms] == [0.5, 3.0]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 19, 25])
+def test_tensorrt_at_every_operator_set(opset: int) -> None:
+    model, _ = quantized(CLIP if opset > 10 else CLIP.replace("Clip (c, low, high)", "Relu (c)"),
+                         opset=opset, target="tensorrt")  # fmt: skip
+    assert model.opset_imports[""] == max(opset, 13)
+    assert parse(CLIP, 17).graph.outputs[0].name == model.graph.outputs[0].name
