@@ -17,8 +17,8 @@ SIGNED_OFFSET = 128
 TINY = 2.0**-50
 # A bias leaves half of int32 to the sum that it is added to.
 BIAS_MAX = 2**30
-# From so many steps on, a number is put on a grid by at most 5 % larger steps.
-WHOLE_STEPS = 20
+# From so many steps on, a number is put on a grid by larger steps: at most 1.5 times as large.
+WHOLE_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,16 @@ def symmetric_grid(found: Range) -> Grid:
 
 
 def with_multiple(grid: Grid, number: float) -> Grid:
-    """Return a grid on which a number of its range lies too, where it is at most 5 % coarser."""
+    """Return a grid of the same range that a number lies on too, where it is some steps from zero.
+
+    What an activation function closes is then exact: it becomes that number, often in most places.
+    """
     steps = int(abs(number) / grid.scale * (1 + 1e-6))
     if steps < WHOLE_STEPS:
         return grid
     scale = float(np.float32(abs(number) / steps))
-    low = -grid.zero_point * grid.scale
-    return Grid(scale, int(np.clip(np.rint(-low / scale), 0, LEVELS)))
+    low = grid.zero_point * grid.scale
+    return Grid(scale, int(np.clip(np.rint(low / scale), 0, LEVELS)))
 
 
 def written_grid(read: Grid, factor: float, shift: float) -> Grid | None:

@@ -125,6 +125,6 @@ def range_behind(tail: Tail, node: ir.Node, ranges: Ranges) -> Range | None:
 
 
 def grid_behind(tail: Tail, found: Range) -> Grid:
-    """Return the grid of what comes out of a tail; its shift is whole steps where that is cheap."""
+    """Return the grid of what comes out of a tail, on which its shift lies if it can."""
     grid = grid_of(clipped(found, tail.low, tail.high))
     return grid if tail.saturates else with_multiple(grid, tail.shift)
