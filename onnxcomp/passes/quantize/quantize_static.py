@@ -39,20 +39,31 @@ def quantize_static(
 ) -> int:
     """Compute convolutions, matrix products and what lies between them in 8-bit integers.
 
-    Activations: uint8, scale = (hi - lo) / 255, zero_point = round(-lo / scale), zero always in
-    the range. Weights: int8, one scale = max |w| / 127 per output channel (64 where pairs of
-    products could saturate, see `Target`). Bias: int32, scale = s_x * s_w. Relu and Clip become
-    the saturation of the output before them. The form is the one that ONNX Runtime's CPU provider
-    runs in integer kernels: a QuantizeLinear and DequantizeLinear pair behind every value; opset
-    13 for the scales per channel, so an older model is raised to it. Sources: Jacob et al., 2018
-    (arXiv 1712.05877); ONNX Runtime's QDQ selectors.
+    Activations: scale = (hi - lo) / 255, zero_point = round(-lo / scale), zero always in the range.
+    Weights: int8, scale = max |w| / 127, per output channel. Bias: int32, scale = s_x * s_w. A
+    QuantizeLinear and DequantizeLinear pair stands behind every value, which is the form that ONNX
+    Runtime's CPU provider runs in integer kernels. Relu and Clip become the saturation of the
+    output before them, HardSigmoid, sums and products with one number a part of weights or
+    scales. Where x * HardSigmoid(x) is left, as in a hard swish, the gate is the bytes of x
+    written on the grid 6/254 and read on 1/254, a table look-up. Opset 13 for scales per channel:
+    an older model is raised to it.
+
+    What differs by target: `x86-vnni` uint8 activations; `x86` and `portable` the same, with wider
+    scales for those channels in which two weights could overflow the 16 bits in which pairs of
+    products are added (scale >= (|w0| + |w1|) / 128); `arm64` int8 activations; `tensorrt` int8
+    with zero_point 0 and scale = max |x| / 127 for what weighted layers read and what is added to a
+    convolution's result, float weights behind such pairs, float biases, nothing behind weighted
+    layers. Sources: Jacob et al., 2018 (arXiv 1712.05877); ONNX Runtime's QDQ selectors;
+    TensorRT's guide to explicit quantization.
 
     `exclude` names nodes to keep in float: globs, separated by commas. `ops` are the operators that
     multiply in integers; the others only carry integers on. `overrides` are ranges [lo, hi] by
     value that take the place of calibrated ones.
 
     Left alone when a range is unknown, a weight is not constant, the type is not float32, in
-    control flow, and when no int8 node reads the result of an op that only passes integers on.
+    control flow, when no int8 node reads the result of an op that only passes integers on, and
+    where there is no integer kernel: ConvTranspose, LSTM, GRU and RNN, the parts of LayerNorm, GELU
+    and Softmax, depthwise convolutions between float ops, a Concat of ranges that differ much.
     """
     globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
     _check_globs(model, globs)
