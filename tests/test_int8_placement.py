@@ -74,6 +74,13 @@ def test_what_a_hard_swish_reads_starts_at_minus_three() -> None:
     assert -scale * zero < -4  # as an output it is wanted whole
 
 
+def test_a_value_that_is_added_too_keeps_its_low_end() -> None:
+    text = GATED_SWISH.replace("h = Mul (g, c)", "h = Add (g, c)")
+    model, _ = quantized(text, opset=13)
+    scale, zero = (scalar(model.graph.initializers[f"c.{name}"]) for name in ("scale", "zero"))
+    assert -scale * zero < -4
+
+
 def test_a_hard_sigmoid_goes_into_the_convolution_before_it() -> None:
     model, _ = quantized(HARD_GATE)
     assert not {"HardSigmoid", "LeakyRelu"} & {node.op_type for node in model.graph}

@@ -187,7 +187,8 @@ def _add_grids(
 def _floor(value: ir.Value) -> float:
     """Return the number below which all readers of a value, hard swishes, return zero."""
     gates = [node for node in value.consumers() if is_op(node, "HardSwish", "HardSigmoid")]
-    products = {reader for gate in gates for reader in gate.outputs[0].consumers()}
+    readers = [reader for gate in gates for reader in gate.outputs[0].consumers()]
+    products = [reader for reader in readers if is_op(reader, "Mul")]
     others = [node for node in value.consumers() if node not in gates and node not in products]
     if not gates or others or value.is_graph_output():
         return -np.inf

@@ -21,7 +21,9 @@ from onnxcomp.passes.quantize._numbers import (
 # Into the weights of these a linear map goes; the output of those can be written on one grid and
 # read on another, which is a linear map too.
 WEIGHTED_OPS = frozenset({"Conv", "Gemm"})
-REWRITABLE_OPS = frozenset({"Add", "Mul", "AveragePool", "GlobalAveragePool", "Relu"})
+REWRITABLE_OPS = frozenset(
+    {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Relu", "LeakyRelu", "Sigmoid"}
+)
 
 
 @dataclass(frozen=True)
