@@ -34,6 +34,9 @@ UNCOUNTED = 1024
 GROWTH_PER_WEIGHT = 1 / 2000
 # `fold_shape_arithmetic` answers these without reading a weight.
 SHAPE_OPS = frozenset({"Shape", "Size"})
+# Weights of these types are cast to float on purpose: each would grow by little, all by much.
+STORED = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})
+STORED_FROM = 256
 # Operators whose result may be far larger than their inputs, by the numbers in these.
 EXPANDING = frozenset(
     {"ConstantOfShape", "Tile", "Expand", "Range", "Pad", "OneHot", "Resize", "Upsample"}
@@ -53,9 +56,10 @@ def fold_constants(model: ir.Model, *, max_growth: int = 128) -> int:
     1/2000 of its weights: results that are still read less constants that nothing reads any more.
     A large filled or repeated tensor so stays the few bytes that it is.
 
-    Left alone when a node is random, (de)quantizes, carries graphs, or is of a foreign domain;
-    when its result is a graph output, a sequence or of a type that ONNX Runtime does not return;
-    when the fold would grow too much; and when ONNX Runtime fails on it.
+    Left alone when a node is random, (de)quantizes, carries graphs, or is of a foreign domain; when
+    it turns a weight that is stored in 8 bits to float, as ONNX Runtime does at load; when its
+    result is a graph output, a sequence or of a type that ONNX Runtime does not return; when the
+    fold would grow too much; and when ONNX Runtime fails on it.
     """
     folded = 0
     state = _State()
@@ -146,9 +150,17 @@ def _is_foldable(node: ir.Node) -> bool:
         return False
     if node.op_type in QUANTIZATION_OPS | CONTROL_FLOW_OPS | SHAPE_OPS or is_random(node):
         return False
-    if has_subgraph(node) or has_references(node):
+    if has_subgraph(node) or has_references(node) or _is_stored_weight(node):
         return False
     return "Sequence" not in node.op_type and not node.op_type.startswith("Optional")
+
+
+def _is_stored_weight(node: ir.Node) -> bool:
+    """Say whether a node is the Cast of a weight that takes a fourth of the bytes as it is."""
+    if node.op_type != "Cast" or node.attributes.get_int("to", 0) != ir.DataType.FLOAT:
+        return False
+    found = tensor(node.inputs[0])
+    return found is not None and found.dtype in STORED and found.size >= STORED_FROM
 
 
 def _misfit(

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, label
+from onnxcomp.passes.quantize._naming import fresh_name
 from onnxcomp.passes.quantize._numbers import SIGNED_OFFSET, Grid
 from onnxcomp.passes.quantize._placement import Plan
 from onnxcomp.targets import Target
@@ -39,16 +40,8 @@ class Editor:
         return (steps.astype(np.int16) - SIGNED_OFFSET).astype(np.int8)
 
 
-def fresh_name(editor: Editor, stem: str) -> str:
-    name, count = stem, 1
-    while name in editor.names:
-        name, count = f"{stem}_{count}", count + 1
-    editor.names.add(name)
-    return name
-
-
 def new_constant(editor: Editor, data: Array, stem: str) -> ir.Value:
-    return add_constant(editor.graph, data, fresh_name(editor, stem))
+    return add_constant(editor.graph, data, fresh_name(editor.names, stem))
 
 
 def new_node(
@@ -61,7 +54,7 @@ def new_node(
 ) -> ir.Node:
     attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
     node = ir.Node("", op_type, inputs, attributes)
-    node.outputs[0].name = fresh_name(editor, stem)
+    node.outputs[0].name = fresh_name(editor.names, stem)
     node.outputs[0].type = ir.TensorType(dtype)
     return node
 

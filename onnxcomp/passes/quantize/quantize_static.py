@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import all_graphs, all_nodes, is_op, label, opset_version
+from onnxcomp.graph import is_op, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._editor import Editor
 from onnxcomp.passes.quantize._edits import apply_plan, open_hard_swish
 from onnxcomp.passes.quantize._eligibility import MAC_OPS
+from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._explicit import make_explicit_plan
 from onnxcomp.passes.quantize._facts import Facts
+from onnxcomp.passes.quantize._naming import used_names
 from onnxcomp.passes.quantize._placement import Plan, inner_mac_nodes, make_plan
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.shapes import infer_shapes
@@ -65,8 +66,7 @@ def quantize_static(
     where there is no integer kernel: ConvTranspose, LSTM, GRU and RNN, the parts of LayerNorm, GELU
     and Softmax, depthwise convolutions between float ops, a Concat of ranges that differ much.
     """
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
-    _check_globs(model, globs)
+    globs = read_globs(model, exclude, "quantize-static")
     ranges = _overridden(model, ranges, overrides or {})
     others = MAC_OPS - {op.strip() for op in ops.split(",")}
     plan = _plan(model, ranges, globs, others, target)
@@ -85,7 +85,7 @@ def quantize_static(
     if swishes:
         plan = _plan(model, ranges, globs, others, target)
     infer_shapes(model)
-    apply_plan(Editor(model.graph, plan, target, opset >= PER_CHANNEL_OPSET, _names(model)))
+    apply_plan(Editor(model.graph, plan, target, opset >= PER_CHANNEL_OPSET, used_names(model)))
     return len(plan.nodes)
 
 
@@ -101,16 +101,6 @@ def _overridden(model: ir.Model, ranges: Ranges, overrides: Mapping[str, list[fl
     return replace(ranges, values={**ranges.values, **found})
 
 
-def _check_globs(model: ir.Model, globs: list[str]) -> None:
-    names = [label(node) for node in all_nodes(model)]
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(
-                f"quantize-static: exclude {glob!r} matches no node; "
-                "`onnxcomp inspect` lists their names"
-            )
-
-
 def _plan(
     model: ir.Model,
     ranges: Ranges,
@@ -119,9 +109,7 @@ def _plan(
     target: Target,
 ) -> Plan:
     excluded = frozenset(
-        node
-        for node in model.graph
-        if is_op(node, *others) or any(fnmatchcase(label(node), glob) for glob in globs)
+        node for node in model.graph if is_op(node, *others) or is_excluded(node, globs)
     )
     facts = Facts(ranges, _typed(model), excluded, opset_version(model))
     for node in inner_mac_nodes(model.graph):
@@ -135,12 +123,3 @@ def _typed(model: ir.Model) -> dict[str, ir.Value]:
     infer_shapes(copy)
     values = [*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs)]
     return {value.name: value for value in values if value.name}
-
-
-def _names(model: ir.Model) -> set[str]:
-    """Return every name in use, of values and nodes alike."""
-    used = {node.name for node in all_nodes(model)}
-    used |= {value.name for node in all_nodes(model) for value in node.outputs}
-    for graph in all_graphs(model):
-        used |= {value.name for value in graph.inputs} | set(graph.initializers)
-    return {name for name in used if name}
