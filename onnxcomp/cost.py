@@ -235,6 +235,11 @@ def _recurrent(gates: int) -> Count:
     return count
 
 
+def _dynamic_lstm(node: ir.Node, dims: DimsOf) -> int:
+    steps, batch, _ = dims(node.inputs[0])
+    return steps * batch * (prod(dims(node.inputs[1])) + prod(dims(node.inputs[2])))
+
+
 _COUNTERS: dict[str, Count] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -245,6 +250,7 @@ _COUNTERS: dict[str, Count] = {
     "MatMulInteger": _matmul,
     "QLinearMatMul": _qlinear_matmul,
     "LSTM": _recurrent(4),
+    "DynamicQuantizeLSTM": _dynamic_lstm,
     "GRU": _recurrent(3),
     "RNN": _recurrent(1),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ INT8_KERNELS = frozenset(
     {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"}
 )
+# What ONNX Runtime appends to the name of a product that it fuses with what is around it.
+FUSED = re.compile(r"(/\w*Fusion/?)+$")
 FLOAT_KERNELS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"}
     | {"FusedMatMul", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"}
@@ -65,7 +68,7 @@ def coverage(
         nodes=len(kernels),
         macs_share=_share(model, integer, kernels, feeds),
         float_nodes=tuple(
-            FloatNode(label(node), node.op_type, reasons.get(node.name or "", "float kernel"))
+            FloatNode(label(node), node.op_type, reasons.get(_origin(node), "float kernel"))
             for node in floats
         ),
     )
@@ -96,11 +99,18 @@ def _share(
     kernels: list[ir.Node],
     feeds: Mapping[str, Array] | None,
 ) -> float | None:
-    """Return the int8 share: ONNX Runtime keeps the name of a node whose kernel it replaces."""
+    """Return the int8 share: ONNX Runtime keeps the name of a node whose kernel it replaces.
+
+    A DynamicQuantizeMatMul or MatMulIntegerToFloat has the name of the MatMulInteger.
+    """
     if not kernels:
         return None
     macs = {cost.node: cost.macs for cost in node_costs(model, feeds) if cost.macs}
-    names = [node.name or "" for node in kernels]
+    names = [_origin(node) for node in kernels]
     if len(set(names)) != len(names) or any(name not in macs for name in names):
         return len(integer) / len(kernels)
-    return sum(macs[node.name or ""] for node in integer) / sum(macs[name] for name in names)
+    return sum(macs[_origin(node)] for node in integer) / sum(macs[name] for name in names)
+
+
+def _origin(kernel: ir.Node) -> str:
+    return FUSED.sub("", kernel.name or "")

@@ -20,6 +20,8 @@ from onnxcomp.symbolic.type_rules import types_of_results
 NOT_VALID = (LookupError, TypeError, ValueError)
 # The types of results that are followed element by element; of some the type is not known.
 MAY_HAVE_CONTENT = INTEGERS | {None}
+# Operators of ONNX Runtime's own that have a rule.
+CONTRIBUTED = frozenset({"DynamicQuantizeLSTM"})
 # The rank of the first input that an operator needs.
 RANKS = {"LSTM": 3, "GRU": 3, "RNN": 3, "Gemm": 2}
 
@@ -52,7 +54,7 @@ def _visit(node: ir.Node, facts: Facts) -> None:
         _walk(inner, facts)  # its inputs' names are not trusted: what a loop carries may change
     if not node.outputs:
         return
-    if not is_op(node, node.op_type):
+    if not is_op(node, node.op_type) and not _is_contributed(node):
         for output in node.outputs:
             facts.declare(output)
             _name_elements(output, facts)
@@ -61,6 +63,10 @@ def _visit(node: ir.Node, facts: Facts) -> None:
     _learn_shapes(node, facts)
     if node.op_type != "Constant":
         _learn_content(node, facts)
+
+
+def _is_contributed(node: ir.Node) -> bool:
+    return node.domain == "com.microsoft" and node.op_type in CONTRIBUTED
 
 
 def _learn_types(node: ir.Node, facts: Facts) -> None:

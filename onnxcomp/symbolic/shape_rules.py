@@ -178,7 +178,8 @@ def _recurrent(node: ir.Node, facts: Facts) -> list[Found]:
     if source is None or weight is None or node.attributes.get_int("layout", 0) != 0:
         return []
     steps, batch = source[0], source[1]
-    directions, hidden = weight[0], weight[-1]
+    directions = weight[0]
+    hidden = weight[1 if node.op_type == "DynamicQuantizeLSTM" else -1]  # it is stored transposed
     state: Found = [directions, batch, hidden]
     return [[steps, directions, batch, hidden], state, state]
 
@@ -218,7 +219,7 @@ SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **{f"Reduce{name}": _reduce for name in _REDUCE},
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg_reduce),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
     "Conv": _conv,
