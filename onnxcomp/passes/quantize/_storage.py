@@ -11,8 +11,8 @@ from onnxcomp.graph import Array
 from onnxcomp.passes.quantize._numbers import TINY
 
 LARGEST = 127
-# How many numbers are rounded at a time.
-BLOCK = 2**20
+# How many numbers are rounded at a time: what fits a cache.
+BLOCK = 2**16
 
 
 def scales_of(weight: Array, axes: Collection[int]) -> Array | None:
@@ -33,7 +33,8 @@ def round_weight(weight: Array, scale: Array) -> Array:
     """Return round(w / scale) as int8."""
     steps = np.empty(weight.shape, dtype=np.int8)
     for block in _blocks(weight):
-        steps[block] = np.rint(weight[block] / _part(scale, block))
+        part = weight[block] / _part(scale, block)
+        steps[block] = np.rint(part, out=part)
     return steps
 
 
@@ -42,9 +43,11 @@ def rounding_sqnr(weight: Array, scale: Array) -> float:
     signal = noise = 0.0
     for block in _blocks(weight):
         part, step = weight[block], _part(scale, block)
-        error = part - np.rint(part / step) * step
-        signal += float(np.square(part, dtype=np.float64).sum())
-        noise += float(np.square(error, dtype=np.float64).sum())
+        error = part / step
+        error -= np.rint(error)
+        error *= step
+        signal += float(np.vdot(part, part))
+        noise += float(np.vdot(error, error))
     if signal == 0.0:
         return -math.inf
     return math.inf if noise == 0.0 else 10 * math.log10(signal / noise)

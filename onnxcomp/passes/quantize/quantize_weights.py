@@ -22,6 +22,7 @@ LARGEST_SHARE = 0.4
 LEAST_SQNR = 30.0
 FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 RECURRENT = ("LSTM", "GRU", "RNN")
+WITH_LARGE_BIASES = (*RECURRENT, "DynamicQuantizeLSTM")
 NOT_ONLY_A_WEIGHT = "it reads a large constant that is not (only) a weight"
 Axes = tuple[int, ...]
 
@@ -78,7 +79,7 @@ def _store(value: ir.Value, globs: Sequence[str], used: set[str], opset: int) ->
         problem = _rounding_problem(weight.numpy(), scale)
     if problem is not None or scale is None:
         for node in readers:
-            if axes is not None or not is_op(node, *RECURRENT):  # these read large biases
+            if axes is not None or node.op_type not in WITH_LARGE_BIASES:
                 leave(node, problem or NOT_ONLY_A_WEIGHT)
         return False
     _rewrite(value, weight, scale, used)
