@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -218,6 +219,12 @@ def test_excluded_nodes_stay_float_and_a_glob_must_match() -> None:
     assert kernels(model) == {"DynamicQuantizeMatMul": 1, "MatMul": 4, "FusedMatMul": 1}
     with pytest.raises(UsageError, match="matches no node"):
         quantized(ATTENTION, exclude="nothing*")
+
+
+def test_a_target_without_dynamic_quantization() -> None:
+    target = replace(TARGETS["x86"], name="tensorrt")
+    outcome = apply(PASS, parse(ATTENTION, 17), {}, {"target": target})
+    assert set(reasons(outcome).values()) == {"tensorrt has no dynamic quantization"}
 
 
 def test_what_is_int8_already_is_not_touched() -> None:

@@ -166,6 +166,24 @@ def test_recurrent_weights_in_branches_are_stored_where_they_are_and_once() -> N
     assert sum(node.op_type == "Cast" for node in model.graph) == 1
 
 
+def test_constant_nodes_are_stored_too() -> None:
+    model = parse(LSTM_IN_BRANCHES, 17)
+    graphs = {value.name: graph for graph in (model.graph, *model.graph.subgraphs())
+              for value in graph.initializers.values()}  # fmt: skip
+    for name in ("w1", "r"):
+        graph = graphs[name]
+        old = graph.initializers.pop(name)
+        assert old.const_value is not None
+        node = ir.Node("", "Constant", [], [ir.AttrTensor("value", old.const_value)])
+        node.outputs[0].name = f"{name}.constant"
+        graph.insert_before(graph[0], node)
+        old.replace_all_uses_with(node.outputs[0])
+    after, outcome = stored(model)
+    assert outcome.sites == 3
+    assert not any(node.op_type == "Constant" for node in all_nodes(after))
+    assert scale_shapes(after).keys() == {"w1.constant", "r.constant", "w2"}
+
+
 @pytest.mark.parametrize(
     ("reader", "shape"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -16,12 +17,15 @@ from hypothesis import HealthCheck, Phase, given, note, reject, settings
 from hypothesis import strategies as st
 
 from lossless import RECIPE, again_failures, effect_of, every_pass, optimize, structure_failures
+from onnxcomp.edits import sweep
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array
 from onnxcomp.model_io import load_model
 from onnxcomp.parity import compare_outputs
 from onnxcomp.recipe import Step
+from onnxcomp.registry import apply, find_pass
 from onnxcomp.runtime import Session
+from onnxcomp.targets import TARGETS
 from random_graphs import Drawn, models
 
 EXAMPLES = os.environ.get("ONNXCOMP_EXAMPLES")
@@ -53,6 +57,29 @@ def some_passes(draw: st.DrawFn) -> list[Step]:
 @given(models(), some_passes())
 def test_any_passes_in_any_order(drawn: Drawn, steps: list[Step]) -> None:
     check(drawn, steps)
+
+
+@many
+@given(models())
+def test_int8_without_ranges(drawn: Drawn) -> None:
+    """The structure of the result holds, and answers are near; bounds are tested elsewhere."""
+    wanted = answers(drawn)
+    source = load_model(onnx.ModelProto.FromString(drawn.proto.SerializeToString()))
+    result = source.clone()
+    apply(find_pass("quantize-dynamic"), result, {}, {"target": TARGETS["x86-vnni"]})
+    apply(find_pass("quantize-weights"), result, {"least": 16})
+    sweep(result)
+    note(ir.to_onnx_text(result))
+    assert not structure_failures(source, result)
+    for fused in (False, True):
+        session = Session(result, optimize=fused)
+        for batch, outputs in zip(BATCHES, wanted, strict=True):
+            found = session.run(drawn.feeds(batch, seed=0))
+            for name, data in outputs.items():
+                assert np.shape(found[name]) == np.shape(data)
+                if data.dtype.kind == "f" and np.isfinite(data).all():
+                    error = np.linalg.norm(found[name] - data)
+                    assert error <= 0.1 * np.linalg.norm(data) + 1e-3
 
 
 def check(drawn: Drawn, steps: Sequence[Step]) -> None:

@@ -25,6 +25,8 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 LEAST_WEIGHTS = 2**17
 # The targets that mean ONNX Runtime's CPU provider, whose own operators may be used.
 OWN_OPERATORS = frozenset({"x86-vnni", "x86", "arm64"})
+# Those that quantize by calibrated ranges only.
+STATIC_ONLY = frozenset({"tensorrt"})
 
 
 @register(Effect.LOSSY)
@@ -46,7 +48,7 @@ def quantize_dynamic(
     Left alone when a weight is not a constant float32 matrix, when the activation is transposed, is
     constant or comes from int8 already, when the bias of a Gemm differs between rows, in functions;
     GRU and RNN, for which there is no kernel; an LSTM that is small (it would be slower), batch
-    first or for another target.
+    first or for another target. TensorRT knows no dynamic quantization.
     """
     globs = read_globs(model, exclude, "quantize-dynamic")
     if not _sites(model, target, globs, lstm):
@@ -93,6 +95,8 @@ def _is_dequantized(value: ir.Value | None) -> bool:
 def _problem(node: ir.Node, target: Target, globs: Sequence[str], lstm: bool) -> str | None:
     if is_excluded(node, globs):
         return "excluded"
+    if target.name in STATIC_ONLY:
+        return f"{target.name} has no dynamic quantization"
     if is_op(node, *RECURRENT):
         return _recurrent_problem(node, target, lstm)
     return _input_problem(node.inputs[0]) or _weight_problem(node.inputs[1], 2) or _gemm(node)
