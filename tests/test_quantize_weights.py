@@ -62,9 +62,8 @@ def kernels(model: ir.Model, level: str) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         load(inline_bytes(model), options)
-        return Counter(
-            node.op_type for node in all_nodes(ir.load(options.optimized_model_filepath))
-        )
+        nodes = all_nodes(ir.load(options.optimized_model_filepath))
+        return Counter(node.op_type for node in nodes if node.op_type != "Constant")
 
 
 def scale_shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
