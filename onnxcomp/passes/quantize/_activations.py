@@ -10,12 +10,12 @@ from onnxcomp.edits import remove, take_over
 from onnxcomp.graph import array, is_op, label, rank, sole_consumer
 from onnxcomp.passes.quantize._editor import (
     Editor,
-    fresh_name,
     grid_constants,
     insert_behind,
     new_node,
 )
 from onnxcomp.passes.quantize._eligibility import MOVER_OPS
+from onnxcomp.passes.quantize._naming import fresh_name
 
 # ONNX Runtime turns these to int8 by itself when it finds them between a DequantizeLinear and a
 # QuantizeLinear; of the second group it also quantizes float weights.
@@ -88,7 +88,7 @@ def _return_instead(editor: Editor, value: ir.Value, new: ir.Value) -> None:
         if output is value:
             outputs[index] = new
     new.shape, new.type = value.shape, value.type
-    name, value.name = value.name, fresh_name(editor, f"{value.name}.float")
+    name, value.name = value.name, fresh_name(editor.names, f"{value.name}.float")
     new.name = name
 
 
