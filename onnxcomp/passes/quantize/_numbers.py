@@ -120,21 +120,31 @@ def quantize_to(grid: Grid, data: Array) -> Array:
     return np.asarray(np.clip(steps, 0, LEVELS).astype(np.uint8))
 
 
-def quantize_weight(
+def weight_scale(
     weight: Array, axis: int | None, largest: int, least_scale: Array | float = 0.0
-) -> IntWeight:
-    """Quantize a weight symmetrically: scale = max |w| / largest, per index of `axis`.
+) -> Array:
+    """Return the scale of a weight, per index of `axis`: max |w| / largest, in float32.
 
     `least_scale` raises single scales (see `least_scales`); a channel of zeros takes it, or 1.
     """
-    weight = weight.astype(np.float64)
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    reach = np.abs(weight).max(axis=None if axis is None else others, initial=0.0)
+    reach = np.abs(weight.astype(np.float64)).max(
+        axis=None if axis is None else others, initial=0.0
+    )
     least = np.max(least_scale) if axis is None else least_scale
     scale = np.maximum(reach / largest, least)
-    scale = np.where(scale > TINY, scale, 1.0 if axis is None else TINY).astype(np.float32)
+    return np.where(scale > TINY, scale, 1.0 if axis is None else TINY).astype(np.float32)
+
+
+def quantize_weight(
+    weight: Array, axis: int | None, largest: int, least_scale: Array | float = 0.0
+) -> IntWeight:
+    """Quantize a weight symmetrically by the scales of `weight_scale`."""
+    scale = weight_scale(weight, axis, largest, least_scale)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    steps = np.rint(weight / scale.astype(np.float64).reshape(() if axis is None else shape))
+    steps = np.rint(
+        weight.astype(np.float64) / scale.astype(np.float64).reshape(() if axis is None else shape)
+    )
     data = np.clip(steps, -largest, largest).astype(np.int8)
     return IntWeight(np.asarray(data), np.asarray(scale), axis)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,14 +9,13 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import Array, array
+from onnxcomp.graph import Array, array, label, rank
 from onnxcomp.passes.quantize._coupling import Coupled, Port, find_coupled, size_of
+from onnxcomp.passes.quantize._taps import tap
 from onnxcomp.registry import Effect, leave, measured, register
-from onnxcomp.runtime import Session
 
 SAMPLES = 8
-# Values that are held at a time, and the farthest that a channel is scaled (powers of two).
-HELD = 16
+# The farthest that a channel is scaled in one round (a power of two).
 FARTHEST = 20
 ROUNDS = 8
 # The ratio of a value's widest channel to the middle one from which it is worth to equalize.
@@ -42,11 +40,7 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
     elsewhere, and when no channel stands out.
     """
     sets = [found for found in find_coupled(model.graph) if _scalable(found)]
-    reaches = [
-        reach
-        for start in range(0, len(sets), HELD)
-        for reach in _reaches(model, sets[start : start + HELD], samples)
-    ]
+    reaches = _reaches(model, sets, samples)
     first = [reach.copy() for reach in reaches]
     changed: dict[int, None] = {}
     for _ in range(ROUNDS):  # a weight between two sets makes each depend on the other
@@ -61,48 +55,49 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
 
 
 def _scalable(coupled: Coupled) -> bool:
-    channels = coupled.channels
-    if coupled.pinned or channels is None or coupled.of_images is None or not coupled.readers:
-        _leave(coupled, coupled.pinned or "its channels are not one axis of every weight")
-        return False
+    reason = coupled.pinned or _problem(coupled)
+    if reason:
+        for port in coupled.makers:
+            leave(port.node, reason)
+    return not reason
+
+
+def _problem(coupled: Coupled) -> str:
+    channels, of_images = coupled.channels, coupled.of_images
+    if not coupled.readers:
+        return "nothing reads it"
+    if channels is None or of_images is None:
+        return "its channels are not one axis of every weight"
     if any(size_of(port) != channels for port in coupled.readers):
-        _leave(coupled, "its readers count its channels otherwise")
-        return False
-    ports = [*coupled.makers, *coupled.readers]
-    if any(len(port.node.inputs[port.weight].uses()) > 1 for port in ports):  # type: ignore[union-attr]
-        _leave(coupled, "a weight is shared")
-        return False
-    return True
-
-
-def _leave(coupled: Coupled, reason: str) -> None:
-    for port in coupled.makers:
-        leave(port.node, reason)
+        return "its readers count its channels otherwise"
+    if any(len(port.value.uses()) > 1 for port in (*coupled.makers, *coupled.readers)):
+        return "a weight is shared"
+    from_end = (rank(coupled.makers[0].value) or 0) - 1 if of_images else 1
+    for port in coupled.biases:
+        if size_of(port) != channels or (rank(port.value) or 0) - port.axis != from_end:
+            return f"{label(port.node)} adds a constant that is not one number per channel"
+    return ""
 
 
 # ---------------------------------------------------------------- how far channels reach
 def _reaches(model: ir.Model, sets: Sequence[Coupled], samples: Samples) -> list[Array]:
     """Return for each set the reach of its channels: the mean over samples of the greatest |x|."""
-    names = [[value.name or "" for value in coupled.values] for coupled in sets]
-    session = Session(model, taps=[name for group in names for name in group])
-    totals = [np.zeros(coupled.channels or 0) for coupled in sets]
+    owner = {value.name or "": i for i, each in enumerate(sets) for value in each.values}
+    found = [np.zeros((SAMPLES, coupled.channels or 0)) for coupled in sets]
     count = 0
-    for feeds in itertools.islice(samples, SAMPLES):
-        found = session.run(feeds)
-        count += 1
-        for total, coupled, group in zip(totals, sets, names, strict=True):
-            total += _reach(coupled, [found[name] for name in group])
-    return [total / max(count, 1) for total in totals]
+    for index, name, data in tap(model, list(owner), samples, SAMPLES):
+        place, count = owner[name], max(count, index + 1)
+        reach = found[place][index]
+        np.maximum(reach, _reach(data, len(reach), sets[place]), out=reach)
+    return [each[:count].sum(axis=0) / max(count, 1) for each in found]
 
 
-def _reach(coupled: Coupled, arrays: Sequence[Array]) -> Array:
-    reach = np.zeros(coupled.channels or 0)
-    for data in arrays:
-        axis = 1 if coupled.of_images else data.ndim - 1
-        if data.size and data.shape[axis] == len(reach):
-            others = tuple(i for i in range(data.ndim) if i != axis)
-            reach = np.maximum(reach, np.abs(data).max(axis=others))
-    return reach
+def _reach(data: Array, channels: int, coupled: Coupled) -> Array:
+    axis = 1 if coupled.of_images else data.ndim - 1
+    others = tuple(i for i in range(data.ndim) if i != axis)
+    if data.shape[axis] != channels or not np.isfinite(data).all():
+        return np.zeros(channels)
+    return np.asarray(np.abs(data).max(axis=others, initial=0.0))
 
 
 # ---------------------------------------------------------------- scaling
@@ -112,13 +107,45 @@ def _equalize(graph: ir.Graph, coupled: Coupled, reach: Array) -> bool:
     if not exponents.any():
         return False
     scale = np.ldexp(1.0, exponents).astype(np.float32)
+    divided = [*coupled.makers, *map(_bias_of, coupled.makers), *coupled.biases]
+    scaled: list[tuple[Port, Array]] = [(port, 1 / scale) for port in divided if port is not None]
+    scaled += [(port, scale) for port in coupled.readers]
+    if not all(_is_exact(_constant(port), port.axis, factor) for port, factor in scaled):
+        leave(coupled.makers[0].node, "its weights would leave what float32 can hold")
+        return False
     reach /= scale
-    for port in coupled.makers:
-        _scale_weight(graph, port, 1 / scale)
-        _scale_bias(graph, port, 1 / scale)
-    for port in coupled.readers:
-        _scale_weight(graph, port, scale)
+    for port, factor in scaled:
+        data = _product(_constant(port), port.axis, factor)
+        value = add_constant(graph, data, f"{port.value.name}.equalized")
+        port.node.replace_input_with(port.weight, value)
     return True
+
+
+def _bias_of(maker: Port) -> Port | None:
+    """Return the bias of a node that makes channels."""
+    node = maker.node
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    return Port(node, 2, max((rank(node.inputs[2]) or 0) - 1, 0))
+
+
+def _product(data: Array, axis: int, factor: Array) -> Array:
+    """Return an array with each index of an axis multiplied; a bias of one number is spread."""
+    shape = [-1 if i == axis else 1 for i in range(max(data.ndim, 1))]
+    return np.asarray(data * factor.reshape(shape))
+
+
+def _is_exact(data: Array, axis: int, factor: Array) -> bool:
+    """Say whether no weight gets too large or too small to come back to what it was."""
+    with np.errstate(over="ignore", under="ignore"):
+        back = _product(_product(data, axis, factor), axis, 1 / factor)
+    return bool(np.all(back == data))
+
+
+def _constant(port: Port) -> Array:
+    data = array(port.value)
+    assert data is not None
+    return data
 
 
 def _exponents(coupled: Coupled, reach: Array) -> Array:
@@ -145,30 +172,6 @@ def _unevenness(reach: Array) -> float:
 
 
 def _column_reach(port: Port) -> Array:
-    data = array(port.node.inputs[port.weight])
-    assert data is not None
+    data = _constant(port)
     others = tuple(i for i in range(data.ndim) if i != port.axis)
     return np.asarray(np.abs(data).max(axis=others, initial=0.0))
-
-
-def _scale_weight(graph: ir.Graph, port: Port, scale: Array) -> None:
-    data = array(port.node.inputs[port.weight])
-    assert data is not None
-    shape = [-1 if i == port.axis else 1 for i in range(data.ndim)]
-    _replace(graph, port.node, port.weight, data * scale.reshape(shape))
-
-
-def _scale_bias(graph: ir.Graph, port: Port, scale: Array) -> None:
-    node = port.node
-    if len(node.inputs) < 3 or node.inputs[2] is None:
-        return
-    bias = array(node.inputs[2])
-    assert bias is not None
-    _replace(graph, node, 2, bias * scale)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, index: int, data: Array) -> None:
-    old = node.inputs[index]
-    assert old is not None
-    name = f"{old.name}.equalized"
-    node.replace_input_with(index, add_constant(graph, data.astype(np.float32), name))

@@ -1,0 +1,80 @@
+"""A model run piece by piece, all samples side by side, so that what follows sees what changed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxcomp.calibration.samples import Samples
+from onnxcomp.cost import one_sample
+from onnxcomp.graph import Array, inner_graphs
+from onnxcomp.runtime import Session
+
+
+class Pieces:
+    """The values of a main graph that later nodes still need, for each of the first samples."""
+
+    def __init__(self, model: ir.Model, samples: Samples, limit: int) -> None:
+        self._model = model
+        self._nodes = list(model.graph)
+        self._places = {node: place for place, node in enumerate(self._nodes)}
+        self._last = {name: i for i, node in enumerate(self._nodes) for name in _reads(node)}
+        self._done = 0
+        fed = [one_sample(model, feeds) for feeds in itertools.islice(samples, limit)]
+        self._values: list[dict[str, Array]] = [dict(feeds) for feeds in fed]
+
+    def run_to(self, node: ir.Node) -> list[Array]:
+        """Run up to a node, from where the last run ended, and return its result by sample.
+
+        The arrays may be changed in place: what comes behind is computed from them.
+        """
+        name, stop = node.outputs[0].name or "", self._places[node] + 1
+        piece = self._nodes[self._done : stop]
+        made = [output.name for each in piece for output in each.outputs if output.name]
+        kept = [each for each in made if each == name or self._last.get(each, -1) >= stop]
+        first = self._values[0] if self._values else {}
+        read = {each for item in piece for each in _reads(item)} & first.keys()
+        session = Session(_serialized(self._model, piece, {n: first[n] for n in read}, kept))
+        for values in self._values:
+            values.update(session.run(values))
+            for gone in [each for each in values if self._last.get(each, -1) < stop]:
+                if gone != name:
+                    del values[gone]
+        self._done = stop
+        return [values[name] for values in self._values]
+
+
+def _reads(node: ir.Node) -> Iterator[str]:
+    """Yield the names of what a node reads, by its subgraphs too."""
+    for value in itertools.chain(
+        node.inputs, (v for inner in inner_graphs(node) for n in inner for v in n.inputs)
+    ):
+        if value is not None and value.name:
+            yield value.name
+
+
+def _serialized(
+    model: ir.Model, nodes: Sequence[ir.Node], inputs: dict[str, Array], outputs: Sequence[str]
+) -> bytes:
+    """Return a model of some nodes of a main graph, with the weights that these read."""
+    weights = model.graph.initializers
+    read = dict.fromkeys(name for node in nodes for name in _reads(node) if name in weights)
+    graph = onnx.GraphProto(name="piece")
+    graph.node.extend(ir.to_proto(node) for node in nodes)
+    for name in read:
+        tensor = weights[name].const_value
+        assert tensor is not None
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(tensor.numpy()), name))
+    for name, data in inputs.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(data.dtype)
+        graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    piece = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    for domain, version in model.opset_imports.items():
+        piece.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    piece.functions.extend(ir.to_proto(function) for function in model.functions.values())
+    return bytes(piece.SerializeToString())

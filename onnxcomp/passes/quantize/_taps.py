@@ -1,0 +1,34 @@
+"""Inner values of a model over a few samples, one sample and a few values in memory at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from onnxcomp.calibration.samples import Samples
+from onnxcomp.cost import one_sample
+from onnxcomp.graph import Array
+from onnxcomp.runtime import Session
+
+# Values that are held at a time; each further group runs the samples again.
+HELD = 24
+
+
+def tap(
+    model: ir.Model, names: Sequence[str], samples: Samples, limit: int
+) -> Iterator[tuple[int, str, Array]]:
+    """Yield (index of the sample, name, array) for named values, each over the first samples.
+
+    Of a batch only the first element is run, where its size is open.
+    """
+    distinct = list(dict.fromkeys(names))
+    for start in range(0, len(distinct), HELD):
+        group = distinct[start : start + HELD]
+        session = Session(model, taps=group)
+        for index, feeds in enumerate(itertools.islice(samples, limit)):
+            fed = one_sample(model, feeds)
+            found = {**fed, **session.run(fed)}
+            for name in group:
+                yield index, name, found.pop(name)
