@@ -12,8 +12,6 @@ RIDGE = 0.01
 SWEEPS = 1
 # Columns that are rounded one by one before the others are brought up to date by one product.
 BLOCK = 32
-# A gain of a smaller share of the error may be rounding of the sums.
-SURE = 1e-4
 
 
 def scale_of_rows(weight: Array, largest: int, *, per_channel: bool) -> Array:
@@ -55,15 +53,16 @@ def round_rows(units: Array, gram: Array, largest: int) -> Array:
     np.put_along_axis(held, np.abs(units).argmax(axis=-1, keepdims=True), True, axis=-1)
     found = _fed_back(units, nearest, held, matrix, largest)
     found = _descended(units, found, held, matrix, largest)
-    exact = gram[:, order][:, :, order].astype(np.float32)
+    exact = gram[:, order][:, :, order]
     before, after = (_errors(units - each, exact) for each in (nearest, found))
-    better = after < (1 - SURE) * before
+    better = after < before
     found = np.where(better[..., np.newaxis], found, nearest)
     return np.asarray(found[..., np.argsort(order)])
 
 
 def _errors(error: Array, gram: Array) -> Array:
-    return np.asarray(((error @ gram) * error).sum(axis=-1))
+    wide = error.astype(np.float64)
+    return np.asarray(((wide @ gram) * wide).sum(axis=-1))
 
 
 def _damped(gram: Array) -> Array:

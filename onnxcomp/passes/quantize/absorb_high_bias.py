@@ -19,6 +19,8 @@ from onnxcomp.registry import Effect, leave, measured, register
 SAMPLES = 16
 # The reach of a value has to fall to this share.
 WORTH = 0.98
+# New data may fall this share of a channel's extent below the least value of the samples.
+MARGIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def absorb_high_bias(model: ir.Model, samples: Samples) -> int:
     Where y = Relu(W1 x + b1) is at least c > 0 in a channel, Relu(v - c) = Relu(v) - c, so
     b1 -= c and b2 += W2 c leave the answers as they are, and y reaches c less far: its int8 grid
     gets finer where such channels are the widest. W2 c is summed over the kernel. c is the
-    least value over the samples, of which new data may hold lower ones. Source: Nagel et al., 2019
+    least value over the samples, less half of the channel's extent since new data may hold lower
+    ones. Source: Nagel et al., 2019
     (arXiv 1906.04721), section 4.1.3.
 
     Left alone when anything but Conv and Gemm reads the Relu, when these pad (padding
@@ -101,7 +104,7 @@ def _has_plain_bias(node: ir.Node) -> bool:
 
 
 def _absorb(graph: ir.Graph, place: _Place, low: Array, high: Array) -> bool:
-    absorbed = np.maximum(low, 0.0).astype(np.float64)  # c, [channels]
+    absorbed = np.maximum(low - MARGIN * (high - low), 0.0).astype(np.float64)  # c, [channels]
     before, after = float(high.max()), float((high - absorbed).max())
     if not np.isfinite(before) or not after <= WORTH * before:
         return False

@@ -37,6 +37,7 @@ def quantize_static(
     exclude: str = "",
     ops: str = "Conv,Gemm,MatMul",
     overrides: dict[str, list[float]] | None = None,
+    per_channel: bool = True,
 ) -> int:
     """Compute convolutions, matrix products and what lies between them in 8-bit integers.
 
@@ -59,7 +60,8 @@ def quantize_static(
 
     `exclude` names nodes to keep in float: globs, separated by commas. `ops` are the operators that
     multiply in integers; the others only carry integers on. `overrides` are ranges [lo, hi] by
-    value that take the place of calibrated ones.
+    value that take the place of calibrated ones. Without `per_channel` a weight has one scale, as
+    older runtimes and some accelerators want it.
 
     Left alone when a range is unknown, a weight is not constant, the type is not float32, in
     control flow, when no int8 node reads the result of an op that only passes integers on, and
@@ -85,7 +87,8 @@ def quantize_static(
     if swishes:
         plan = _plan(model, ranges, globs, others, target)
     infer_shapes(model)
-    apply_plan(Editor(model.graph, plan, target, opset >= PER_CHANNEL_OPSET, used_names(model)))
+    per_channel = per_channel and opset >= PER_CHANNEL_OPSET
+    apply_plan(Editor(model.graph, plan, target, per_channel, used_names(model)))
     return len(plan.nodes)
 
 
