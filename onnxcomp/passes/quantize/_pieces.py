@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -13,6 +13,10 @@ from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.graph import Array, inner_graphs
 from onnxcomp.runtime import Session
+
+# Bytes that are held; beyond, there are fewer samples from there on, but not fewer than these.
+MEMORY = 100_000_000
+LEAST = 4
 
 
 class Pieces:
@@ -39,7 +43,10 @@ class Pieces:
         first = self._values[0] if self._values else {}
         read = {each for item in piece for each in _reads(item)} & first.keys()
         session = Session(_serialized(self._model, piece, {n: first[n] for n in read}, kept))
-        for values in self._values:
+        for count, values in enumerate(self._values):
+            if count >= LEAST and count * _bytes(self._values[0]) > MEMORY:
+                del self._values[count:]
+                break
             values.update(session.run(values))
             for gone in [each for each in values if self._last.get(each, -1) < stop]:
                 if gone != name:
@@ -55,6 +62,10 @@ def _reads(node: ir.Node) -> Iterator[str]:
     ):
         if value is not None and value.name:
             yield value.name
+
+
+def _bytes(values: Mapping[str, Array]) -> int:
+    return sum(np.asarray(data).nbytes for data in values.values())
 
 
 def _serialized(

@@ -24,7 +24,7 @@ SAMPLES = 16
 CHECKS = 8
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Layer:
     """A Conv, Gemm or MatMul by an int8 weight, and the Add behind a MatMul that is its bias."""
 
@@ -34,6 +34,15 @@ class _Layer:
     @property
     def axis(self) -> int:
         return 1 if is_op(self.node, "Conv") else -1
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """The mean error of each channel; the norm of that of half the samples, before and after."""
+
+    mean: Array
+    before: float
+    after: float
 
 
 @register(Effect.LOSSY)
@@ -53,7 +62,7 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
     exact_nodes = {label(node): node for node in original.graph}
     tried = model.clone()
     pieces, exact = (Pieces(each, samples, SAMPLES) for each in (tried, original))
-    shifts: dict[str, Array] = {}
+    shifts: dict[str, _Shift] = {}
     for node in list(tried.graph):
         layer = _layer(node) if label(node) in exact_nodes else None
         if layer is None:
@@ -63,7 +72,7 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
         if shift is None:
             continue
         shifts[label(node)] = shift
-        applied = _change_bias(tried.graph, layer, shift)
+        applied = _change_bias(tried.graph, layer, shift.mean)
         for data in arrays:
             data += _along(applied, layer.axis, data).astype(data.dtype)
     if not shifts or not _is_better(original, model, tried, samples):
@@ -73,7 +82,9 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
     for node in list(model.graph):
         layer = _layer(node) if label(node) in shifts else None
         if layer is not None:
-            _change_bias(model.graph, layer, shifts[label(node)])
+            shift = shifts[label(node)]
+            _change_bias(model.graph, layer, shift.mean)
+            measured(node, shift.before, shift.after)
     return len(shifts)
 
 
@@ -96,7 +107,8 @@ def _layer(node: ir.Node) -> _Layer | None:
     """Return the layer that a node is, where its weight is int8 and its bias can be changed."""
     if not is_op(node, "Conv", "Gemm", "MatMul") or _stored(node.inputs[1], np.int8) is None:
         return None
-    if not is_op(node.inputs[0].producer(), "DequantizeLinear"):  # type: ignore[union-attr]
+    source = node.inputs[0]
+    if source is None or not is_op(source.producer(), "DequantizeLinear"):
         return None
     if not is_op(node, "MatMul"):
         given = node.inputs[2] if len(node.inputs) > 2 else None
@@ -131,11 +143,11 @@ def _float_bias(add: ir.Node) -> int | None:
     return None
 
 
-def _shift(layer: _Layer, wanted: Sequence[Array], found: Sequence[Array]) -> Array | None:
-    """Return the error of each channel, if half of the samples tell that of the others."""
+def _shift(layer: _Layer, wanted: Sequence[Array], found: Sequence[Array]) -> _Shift | None:
+    """Return the mean error of each channel, if half of the samples tell that of the others."""
     errors = [
         _by_channel(first - second, layer.axis)
-        for first, second in zip(wanted, found, strict=True)
+        for first, second in zip(wanted, found, strict=False)  # one may keep fewer samples
         if first.shape == second.shape and np.isfinite(first).all()
     ]
     if len(errors) < 2:
@@ -148,8 +160,7 @@ def _shift(layer: _Layer, wanted: Sequence[Array], found: Sequence[Array]) -> Ar
         return None
     shift = _mean(errors)
     left = float(np.square(even - shift).sum() + np.square(odd - shift).sum())
-    measured(layer.node, float(np.sqrt(before / 2)), float(np.sqrt(left / 2)))
-    return shift
+    return _Shift(shift, float(np.sqrt(before / 2)), float(np.sqrt(left / 2)))
 
 
 def _mean(errors: Sequence[Array]) -> Array:
