@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from case_pages import parse
 from int8_nets import Feeds, normal_feeds, quantized, run_pass, samples_of, sqnr_db, weight
+from onnxcomp.calibration.samples import open_samples
 from onnxcomp.graph import Array, array
 from onnxcomp.model_io import load_model
 from onnxcomp.passes.quantize import _gram, round_weights
@@ -20,7 +21,9 @@ from onnxcomp.passes.quantize._numbers import quantize_weight
 from onnxcomp.passes.quantize._rounding import on_grid, round_rows, scale_of_rows, to_nearest
 from onnxcomp.pipeline import run_lossless
 from onnxcomp.recipe import load_recipe
-from onnxcomp.runtime import Session
+from onnxcomp.registry import apply, find_pass
+from onnxcomp.runtime import Session, input_specs
+from onnxcomp.targets import TARGETS
 
 PASS = "round-weights"
 MODELS = Path(__file__).parent.parent / "models"
@@ -149,6 +152,14 @@ def test_shared_weights_and_large_ones_are_left(monkeypatch: pytest.MonkeyPatch)
     assert {left.reason for left in outcome.left} == {"rounding it takes too long"}
 
 
+def test_excluded_nodes_keep_their_weights() -> None:
+    model, feeds = parse(LAYERS, 17), normal_feeds("x", (1, 6, 9, 8), 4)
+    after, outcome = run_pass(PASS, model, feeds, exclude="*c, Gemm*")
+    assert np.array_equal(weight(after, "c"), weight(model, "c"))
+    assert np.array_equal(weight(after, "y"), weight(model, "y"))
+    assert outcome.sites
+
+
 def test_inputs_that_are_not_finite_are_left_out() -> None:
     model, feeds = parse(LAYERS, 17), normal_feeds("x", (1, 6, 9, 8), 2)
     bad = [{"x": np.full((1, 6, 9, 8), np.nan, np.float32)}]
@@ -156,6 +167,14 @@ def test_inputs_that_are_not_finite_are_left_out() -> None:
     with_bad, outcome = run_pass(PASS, model, [*bad, *feeds])
     assert outcome.sites
     assert np.isfinite(weight(with_bad, "c")).all()
+
+
+@pytest.mark.parametrize("name", [PASS, "absorb-high-bias", "correct-bias"])
+def test_random_samples_say_nothing(name: str) -> None:
+    model = parse(LAYERS, 17)
+    random = open_samples("random:4", input_specs(model), model=model)
+    needs = {"samples": random, "target": TARGETS["x86"], "original": model}
+    assert apply(find_pass(name), model.clone(), {}, needs).sites == 0
 
 
 def test_a_few_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from onnxcomp.calibration.ranges import Range
 from onnxcomp.recipe import Step
-from onnxcomp.registry import list_passes
 
-# What keeps the answers and makes them easier to quantize; runs once, before ranges are found.
-PREPARE = ("equalize-channels",)
+# What makes weights and values easier to quantize; runs once, before ranges are found.
+PREPARE = ("equalize-channels", "round-weights")
 # Weights that are still float in the end are stored in 8 bits, which costs nothing at run time.
 STORE = "quantize-weights"
 
@@ -67,13 +66,12 @@ def steps_of(
         better = {name: [found.lo, found.hi] for name, found in sorted((ranges or {}).items())}
         overrides = {"overrides": better} if better else {}
         steps += [
-            Step("round-weights"),
             Step("quantize-static", {**only, **exclude, **overrides}),
             Step("correct-bias"),
         ]
     if scheme.dynamic:
         steps.append(Step("quantize-dynamic", exclude))
-    return tuple(s for s in (*steps, Step(STORE)) if s.name in list_passes())  # TEMP
+    return (*steps, Step(STORE))
 
 
 def as_glob(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import Array, array, is_op, tensor
+from onnxcomp.graph import Array, array, is_op, label, tensor
 
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
 
@@ -71,10 +72,13 @@ class Layer:
         return np.asarray(rows.transpose(1, 0, 2))
 
 
-def find_layers(graph: ir.Graph) -> Iterator[Layer]:
-    """Yield the layers of a graph whose weight is a float32 constant of their own."""
+def find_layers(graph: ir.Graph, exclude: str = "") -> Iterator[Layer]:
+    """Yield the layers of a graph whose weight is a float32 constant, but those that globs name."""
+    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
     for node in graph:
         if not is_op(node, *LAYER_OPS) or len(node.inputs) < 2:
+            continue
+        if any(fnmatchcase(label(node), glob) for glob in globs):
             continue
         found, source = tensor(node.inputs[1]), node.inputs[0]
         if found is None or source is None or tensor(source) is not None:

@@ -47,8 +47,11 @@ def absorb_high_bias(model: ir.Model, samples: Samples) -> int:
     (arXiv 1906.04721), section 4.1.3.
 
     Left alone when anything but Conv and Gemm reads the Relu, when these pad (padding
-    would have to be -c), when the value does not reach less far, and when a weight is shared.
+    would have to be -c), when the value does not reach less far, when a weight is
+    shared, and when samples are random.
     """
+    if samples.synthetic:
+        return 0
     layers = {
         layer.node: layer for layer in find_layers(model.graph) if is_op(layer.node, "Conv", "Gemm")
     }

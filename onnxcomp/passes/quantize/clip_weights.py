@@ -23,7 +23,7 @@ WORTH = 0.98
 
 
 @register(Effect.LOSSY)
-def clip_weights(model: ir.Model, target: Target) -> int:
+def clip_weights(model: ir.Model, target: Target, *, exclude: str = "") -> int:
     """Clip the rows of weights where that makes the steps between all others finer.
 
     The scale of a row of a Conv, Gemm or MatMul is max |w| / 127 (64 where the target has it, see
@@ -32,9 +32,12 @@ def clip_weights(model: ir.Model, target: Target) -> int:
     from 1 to 0.4. Sources: Banner et al., 2019 (arXiv 1810.05723); Sung et al., 2015
     (arXiv 1511.06488).
 
+    `exclude` names nodes to leave as they are: globs, separated by commas.
+
     Left alone where the error falls by less than two per cent, and when the weight is shared.
     """
-    return sum(_clip(model.graph, layer, target.weight_max) for layer in find_layers(model.graph))
+    layers = find_layers(model.graph, exclude)
+    return sum(_clip(model.graph, layer, target.weight_max) for layer in layers)
 
 
 def _clip(graph: ir.Graph, layer: Layer, largest: int) -> bool:

@@ -28,7 +28,12 @@ WORK = 6e10
 
 @register(Effect.LOSSY)
 def round_weights(
-    model: ir.Model, samples: Samples, target: Target, *, per_channel: bool = True
+    model: ir.Model,
+    samples: Samples,
+    target: Target,
+    *,
+    exclude: str = "",
+    per_channel: bool = True,
 ) -> int:
     """Move weights onto the grid that they will be stored on, so that their errors cancel.
 
@@ -40,13 +45,18 @@ def round_weights(
     find (64 where the target has it, see `Target`), so it stores just these steps. Sources: Frantar
     et al., 2023 (arXiv 2210.17323); Nagel et al., 2020 (arXiv 2004.10568).
 
-    `per_channel` is to be what quantize-static has.
+    `exclude` names nodes to leave as they are: globs, separated by commas. `per_channel` is to be
+    what quantize-static has.
 
     Left alone where the samples that are kept back say that the layer's error does not fall, where
-    the weight is shared or has more than 2304 columns, and the largest layers, once the work is
-    more than a few seconds.
+    the weight is shared or has more than 2304 columns, the largest layers, once the work is more
+    than a few seconds, and all when samples are random.
     """
-    layers = [layer for layer in find_layers(model.graph) if _worth(layer)]
+    layers = [layer for layer in find_layers(model.graph, exclude) if _worth(layer)]
+    if samples.synthetic:
+        for layer in layers:
+            leave(layer.node, "random samples say nothing about its inputs")
+        return 0
     layers = _affordable(layers)
     changed = 0
     for layer, seen in zip(layers, look_at(model, layers, samples), strict=True):
