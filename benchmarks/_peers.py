@@ -7,7 +7,7 @@ runs one tool must not pay for another.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -18,13 +18,15 @@ OURS = "onnxcomp"
 class Peer:
     """One row of the comparison: its label, the distribution it needs, and how to call it.
 
-    `call` is None for the project itself, which is run as its users run it, with `options`.
+    `call` is None for the project itself, which is run as its users run it, with `options`;
+    another's is called by `script`, which ends with `call_peer`.
     """
 
     label: str
     distribution: str
-    call: Callable[[str, str], None] | None = None
+    call: Callable[..., None] | None = None
     options: tuple[str, ...] = ()
+    script: str = __file__
 
     @property
     def version(self) -> str | None:
@@ -34,12 +36,15 @@ class Peer:
         except metadata.PackageNotFoundError:
             return None
 
-    def command(self, source: str, result: str) -> list[str]:
-        """Return the command that optimizes `source` into `result`; -P: no folder shadows."""
-        python = [sys.executable, "-P"]
-        if self.call is None:
-            return [*python, "-m", OURS, "optimize", source, "-o", result, *self.options]
-        return [*python, __file__, self.label, source, result]
+    def command(self, source: str, result: str, *more: str) -> list[str]:
+        """Return the command that optimizes `source` into `result`.
+
+        `more` are further options of the project, further arguments of another's call.
+        """
+        if self.call is None:  # -P: the folder that it runs in shadows nothing
+            ours = [sys.executable, "-P", "-m", OURS, "optimize", source, "-o", result]
+            return [*ours, *self.options, *more]
+        return [sys.executable, self.script, self.label, source, result, *more]
 
 
 def _onnxsim(source: str, result: str) -> None:
@@ -96,10 +101,16 @@ PEERS = {
     )
 }
 
-if __name__ == "__main__":
-    chosen = PEERS[sys.argv[1]].call
+
+def call_peer(peers: Mapping[str, Peer], label: str, *arguments: str) -> None:
+    """Call one of the peers; whatever it raises is told in one line."""
+    chosen = peers[label].call
     assert chosen is not None
     try:
-        chosen(sys.argv[2], sys.argv[3])
-    except Exception as error:  # whatever a tool raises is told in one line
+        chosen(*arguments)
+    except Exception as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    call_peer(PEERS, *sys.argv[1:])

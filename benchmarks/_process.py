@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 MB = 1e6
 SAMPLE_EVERY = 0.01
@@ -67,6 +68,14 @@ def run(command: Sequence[str], folder: Path, limit: float) -> Run:
         failure = _failure(process.returncode, texts[1] or texts[0])
     unit = 1 if sys.platform == "darwin" else 1024
     return Run(seconds, usage.ru_maxrss * unit / MB, anonymous[0] / MB or None, failure, texts[0])
+
+
+def ask(script: Path, arguments: Sequence[str], folder: Path, limit: float) -> tuple[Any, str]:
+    """Return the JSON that a script of this folder prints last, and why there is none, if so."""
+    done = run([sys.executable, str(script), *arguments], folder, limit)
+    if done.failure:
+        return None, f"the process that checks it {done.failure}"
+    return json.loads(done.stdout.splitlines()[-1]), ""
 
 
 def _end(process: subprocess.Popen[bytes], expired: threading.Event) -> None:

@@ -151,14 +151,17 @@ def _dims(value: onnx.ValueInfoProto) -> Dims:
 
 
 # ---------------------------------------------------------------- validity
-def file_problems(file: File) -> list[str]:
-    """Say what onnx's full checker and ONNX Runtime, rewrites off and on, refuse."""
+def file_problems(file: File, levels: Iterable[bool | str] = (False, True)) -> list[str]:
+    """Say what onnx's full checker and ONNX Runtime, rewrites off and on, refuse.
+
+    `levels` may name more of ONNX Runtime's sets of rewrites.
+    """
     problems = []
     try:
         onnx.checker.check_model(str(file.path), full_check=True)
     except Exception as error:  # the checker raises several unrelated types
         problems.append(f"the checker refuses it: {first_line(error)}")
-    for optimize in (False, True):
+    for optimize in levels:
         try:
             Session(str(file.path), optimize=optimize)
         except ModelError as error:

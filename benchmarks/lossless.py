@@ -12,37 +12,26 @@ not to be had are said so and left out. Linux or macOS.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import re
 import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from _models import SOURCES, default_cache, fetch
+from _page import environment, installed, say, write
 from _peers import OURS, PEERS, Peer
-from _process import run, shortened
+from _process import ask, run, shortened
 from _tables import ORIGINAL, Row, page, short
 
-ROOT = Path(__file__).resolve().parent.parent
 JUDGE = Path(__file__).with_name("_verdict.py")
-MARKERS = "<!-- lossless-bench -->\n", "<!-- /lossless-bench -->"
 UNJUDGED: Mapping[str, Any] = {
     "nodes": None,
     "bytes": None,
     "notes": [],
     "difference": float("nan"),
 }
-
-
-def say(text: str) -> None:
-    """Tell on stderr how it goes."""
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- what is compared
@@ -61,15 +50,6 @@ def all_models(folder: Path | None, cache: Path | None) -> dict[str, tuple[Path,
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             say(f"{source.name} is left out: {error}")
     return dict(sorted(found.items()))
-
-
-def installed(labels: list[str]) -> list[Peer]:
-    """Return the optimizers that were asked for, less those that are not installed."""
-    chosen = [peer for label, peer in PEERS.items() if not labels or label in labels]
-    for peer in chosen:
-        if peer.version is None:
-            say(f"{peer.label} is left out: it is not installed")
-    return [peer for peer in chosen if peer.version is not None]
 
 
 # ---------------------------------------------------------------- measuring
@@ -102,50 +82,17 @@ def judged(source: Path, result: Path, folder: Path, limit: float) -> dict[str, 
     """Return the judge's verdict, from a process of its own: a broken model may end it."""
     if not result.exists():
         return {**UNJUDGED, "problems": ["it wrote no model"]}
-    command = [sys.executable, "-P", str(JUDGE), str(source.resolve()), str(result.resolve())]
-    done = run(command, folder, limit)
-    if done.failure:
-        return {**UNJUDGED, "problems": [f"the process that checks it {done.failure}"]}
-    verdict: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    verdict, failure = ask(JUDGE, [str(source.resolve()), str(result.resolve())], folder, limit)
+    if failure:
+        return {**UNJUDGED, "problems": [failure]}
     return {**verdict, "problems": [shortened(text) for text in verdict["problems"]]}
 
 
 # ---------------------------------------------------------------- telling
-def environment(models: dict[str, tuple[Path, str]], peers: list[Peer]) -> str:
-    """Return the versions, the machine, and where each model is from, as Markdown."""
-    names = {peer.distribution for peer in peers} | {"numpy", "onnx", "onnx-ir", "onnxruntime"}
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in sorted(names))
-    lines = [
-        f"Versions: {versions}.",
-        f"Machine: {os.cpu_count()} cores of {processor()}, {platform.system()}, Python "
-        f"{platform.python_version()}.\n",
-        "| model | from |\n|---|---|",
-        *(f"| {name} | {origin} |" for name, (_, origin) in models.items()),
-    ]
-    return "\n".join(lines)
-
-
-def processor() -> str:
-    """Return the processor's name as far as the system tells it."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def write(full: str, table: str, root: Path = ROOT) -> None:
-    """Write the page, and put the short table between the README's markers."""
-    target = root / "docs" / "benchmarks" / "lossless.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(full)
-    readme = root / "README.md"
-    begin, end = MARKERS
-    before, found, rest = readme.read_text().partition(begin)
-    if not found or end not in rest:
-        say(f"README.md has no {begin.strip()} ... {end}; only {target.name} was written")
-        return
-    readme.write_text(f"{before}{begin}\n{table}\n\n{end}{rest.partition(end)[2]}")
+def origins(models: dict[str, tuple[Path, str]]) -> str:
+    """Return where each model is from, as a table."""
+    lines = ["| model | from |\n|---|---|"]
+    return "\n".join(lines + [f"| {name} | {origin} |" for name, (_, origin) in models.items()])
 
 
 def options() -> argparse.Namespace:
@@ -165,7 +112,7 @@ def main() -> int:
     """Measure every model, then print the page; return the exit code."""
     chosen = options()
     cache = None if chosen.no_fetch else chosen.cache or default_cache()
-    models, peers = all_models(chosen.models, cache), installed(chosen.peer or [])
+    models, peers = all_models(chosen.models, cache), installed(PEERS, chosen.peer or [])
     if not models or not peers:
         say("nothing to compare")
         return 2
@@ -175,12 +122,13 @@ def main() -> int:
         for name, (path, _) in models.items()
     }
     labels = [peer.label for peer in peers]
-    facts = {"repeat": str(turns), "environment": environment(models, peers)}
+    machine = "\n".join(environment(peer.distribution for peer in peers))
+    facts = {"repeat": str(turns), "environment": f"{machine}\n\n{origins(models)}"}
     full = page(rows, labels, facts)
     table = short(rows, labels, {OURS: f"{OURS} --no-verify"})
     print(f"{full}\n## Short\n\n{table}")
     if chosen.write:
-        write(full, table)
+        write("lossless", full, table)
     return 0
 
 

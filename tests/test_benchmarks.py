@@ -134,13 +134,13 @@ def test_the_readme_keeps_all_but_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    script = runpy.run_path(str(BENCHMARKS / "lossless.py"), run_name="script")
-    begin, end = (marker.strip() for marker in script["MARKERS"])
+    script = runpy.run_path(str(BENCHMARKS / "_page.py"))
+    begin, end = "<!-- lossless-bench -->", "<!-- /lossless-bench -->"
     readme = tmp_path / "README.md"
     readme.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
-    script["write"]("the page", "| new |", tmp_path)
+    script["write"]("lossless", "the page", "| new |", tmp_path)
     assert readme.read_text() == f"above\n{begin}\n\n| new |\n\n{end}\nbelow\n"
     assert (tmp_path / "docs" / "benchmarks" / "lossless.md").read_text() == "the page"
     readme.write_text("no markers\n")
-    script["write"]("the page", "| new |", tmp_path)
+    script["write"]("lossless", "the page", "| new |", tmp_path)
     assert readme.read_text() == "no markers\n"
