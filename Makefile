@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench bench-lossless bench-calibration corpus mutants clean
+.PHONY: help demo test check format docs bench bench-lossless bench-int8 bench-calibration corpus mutants clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ bench: $(VENV)/installed  ## time and size of every model in models/, lossless a
 bench-lossless: $(VENV)/installed  ## compare with other optimizers on public models; writes the tables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[bench]'
 	$(BIN)/python benchmarks/lossless.py --write $(ARGS)
+
+bench-int8: $(VENV)/installed  ## compare int8 quantizers; with ONNXCOMP_CORPUS set, on its models too
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[bench]'
+	$(BIN)/python benchmarks/int8.py --write $(ARGS)
 
 bench-calibration: $(VENV)/installed  ## compare calibrators; writes docs/benchmarks/calibration.md
 	$(BIN)/python benchmarks/calibration.py --write $(ARGS)

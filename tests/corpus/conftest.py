@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +51,10 @@ def samples_spec(source: Path, tmp_path: Path) -> str:
         f"def feeds():\n    return TASKS[{source.stem!r}].calib()\n"
     )
     return f"{script}:feeds"
+
+
+@pytest.fixture
+def task(source: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the corpus's task of a model: `calib()` and `evaluate(infer) -> metrics`."""
+    monkeypatch.syspath_prepend(CORPUS)
+    return importlib.import_module("corpus_eval").TASKS[source.stem]
