@@ -24,7 +24,7 @@ from _networks import noise, write_mobilenet, write_resnet18
 Feeds = Mapping[str, Any]
 Predict = Callable[[Feeds], list[Any]]
 
-PUBLIC, OWN, BUILT = "public", "this repository", "built"
+PUBLIC, OWN, BUILT = "public models", "this repository's models", "built networks"
 MODELS = Path(__file__).resolve().parent.parent / "models"
 # Samples of a built network on which it is judged.
 JUDGED = 8

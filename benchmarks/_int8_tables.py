@@ -140,7 +140,7 @@ def _summary_of(rows: Rows, ours: str, kind: str) -> list[str]:
     if not fallback:
         return []
     lines = [
-        f"- Models of {kind}, speed of {ours} / of the best valid peer within 1 point of float, "
+        f"- {kind.capitalize()}: speed of {ours} / of the best valid peer within 1 point of float, "
         f"geometric mean: {_mean(literal)} ({len(literal)} models that have such a peer); with "
         f"float itself (1.0x) as a peer that is always to be had: {_mean(fallback)} "
         f"({len(fallback)} models)."
