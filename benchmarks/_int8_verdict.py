@@ -18,7 +18,7 @@ from onnxcomp.parity import ParityMeter
 from onnxcomp.runtime import LEVELS, Session
 
 # Answers that are compared with the original's; the metric is of all.
-COMPARED = 64
+COMPARED = 32
 
 
 def judge(case: Case, original: Path, result: Path) -> dict[str, Any]:
