@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from case_pages import parse_proto
 from onnxcomp.cli import cli
-from onnxcomp.recipe import load_recipe
+from onnxcomp.recipe_file import load_recipe
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SAMPLES = {"digits_cnn": "digits.npz", "encoder": "encoder.npz"}

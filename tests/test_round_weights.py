@@ -20,7 +20,7 @@ from onnxcomp.passes.quantize._layers import find_layers
 from onnxcomp.passes.quantize._numbers import quantize_weight
 from onnxcomp.passes.quantize._rounding import on_grid, round_rows, scale_of_rows, to_nearest
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import load_recipe
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.registry import apply, find_pass
 from onnxcomp.runtime import Session, input_specs
 from onnxcomp.targets import TARGETS
