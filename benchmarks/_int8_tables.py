@@ -112,7 +112,7 @@ def size_cell(exact: Row) -> Callable[[Row], str]:
 
     def cell(row: Row) -> str:
         size = figure(row, "bytes")
-        return _absence(row) if size is None else f"{size / whole:.2f}x"
+        return _absence(row) if None in (size, whole) else f"{size / whole:.2f}x"
 
     return cell
 
