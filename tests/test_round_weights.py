@@ -179,9 +179,10 @@ def test_random_samples_say_nothing(name: str) -> None:
 
 def test_a_few_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gram, "POSITIONS", 5)
+    monkeypatch.setattr(_gram, "GROUPED_POSITIONS", 5)
     model, feeds = parse(LAYERS, 17), normal_feeds("x", (1, 6, 9, 8), 4)
     layers = list(find_layers(model.graph))
-    for seen in _gram.look_at(model, layers, samples_of(model, feeds)):
+    for _, seen in _gram.look_at(model, layers, samples_of(model, feeds)):
         assert seen is not None
         assert max(rows.shape[1] for rows in seen.rows) <= 5
 

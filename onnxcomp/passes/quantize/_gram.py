@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,10 +13,13 @@ from onnxcomp.graph import Array
 from onnxcomp.passes.quantize._layers import Layer
 from onnxcomp.passes.quantize._taps import tap
 
-# Samples that are looked at, and positions of each; every fourth sample is for the check.
+# Samples that are looked at, every fourth of which is for the check; positions of each, of which
+# the small matrices of groups need fewer; and layers of which all that is held at a time.
 SAMPLES = 8
-POSITIONS = 256
 CHECKED = 4
+POSITIONS = 256
+GROUPED_POSITIONS = 96
+HELD = 16
 SEED = 0
 
 
@@ -42,23 +44,30 @@ class Seen:
         return total / len(self.rows)
 
 
-def look_at(model: ir.Model, layers: Sequence[Layer], samples: Samples) -> list[Seen | None]:
-    """Return what layers are multiplied with, or None where nothing finite was."""
-    found: list[Seen | None] = [None] * len(layers)
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for place, layer in enumerate(layers):
-        by_source[layer.source.name or ""].append(place)
-    for index, name, data in tap(model, list(by_source), samples, SAMPLES):
-        for place in by_source[name]:
-            rng = np.random.default_rng((SEED, index))
-            rows = layers[place].inputs_at(data, POSITIONS, rng)
-            if rows.size and np.isfinite(rows).all():
-                found[place] = _with_rows(found[place], rows, check=index % CHECKED == CHECKED - 1)
-    return found
+def look_at(
+    model: ir.Model, layers: Sequence[Layer], samples: Samples
+) -> Iterator[tuple[Layer, Seen | None]]:
+    """Yield layers with what they are multiplied with, or None where nothing finite was.
+
+    `model` holds values of the layers' names; what is known of a few layers is held at a time.
+    """
+    for start in range(0, len(layers), HELD):
+        group = layers[start : start + HELD]
+        found: list[Seen | None] = [None] * len(group)
+        names = [layer.source.name or "" for layer in group]
+        for index, name, data in tap(model, names, samples, SAMPLES):
+            for place, layer in enumerate(group):
+                if names[place] == name:
+                    found[place] = _with_rows(found[place], layer, index, data)
+        yield from zip(group, found, strict=True)
 
 
-def _with_rows(seen: Seen | None, rows: Array, *, check: bool) -> Seen:
-    if seen is not None and check:
+def _with_rows(seen: Seen | None, layer: Layer, index: int, data: Array) -> Seen | None:
+    count = POSITIONS if layer.groups == 1 else GROUPED_POSITIONS
+    rows = layer.inputs_at(data, count, np.random.default_rng((SEED, index)))
+    if not rows.size or not np.isfinite(rows).all():
+        return seen
+    if seen is not None and index % CHECKED == CHECKED - 1:
         seen.rows.append(rows)
         return seen
     product = rows.transpose(0, 2, 1) @ rows / np.float32(rows.shape[1])

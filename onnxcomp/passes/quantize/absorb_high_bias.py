@@ -41,14 +41,13 @@ def absorb_high_bias(model: ir.Model, samples: Samples) -> int:
 
     Where y = Relu(W1 x + b1) is at least c > 0 in a channel, Relu(v - c) = Relu(v) - c, so
     b1 -= c and b2 += W2 c leave the answers as they are, and y reaches c less far: its int8 grid
-    gets finer where such channels are the widest. W2 c is summed over the kernel. c is the
-    least value over the samples, less half of the channel's extent since new data may hold lower
-    ones. Source: Nagel et al., 2019
-    (arXiv 1906.04721), section 4.1.3.
+    gets finer where such channels are the widest. W2 c is summed over the kernel. c is the least
+    value over the samples, less half of the channel's extent since new data may hold lower ones.
+    Source: Nagel et al., 2019 (arXiv 1906.04721), section 4.1.3.
 
-    Left alone when anything but Conv and Gemm reads the Relu, when these pad (padding
-    would have to be -c), when the value does not reach less far, when a weight is
-    shared, and when samples are random.
+    Left alone when anything but Conv and Gemm reads the Relu, when these pad (padding would have to
+    be -c), when the value does not reach less far, when a weight is shared, and when samples are
+    random.
     """
     if samples.synthetic:
         return 0
@@ -60,6 +59,8 @@ def absorb_high_bias(model: ir.Model, samples: Samples) -> int:
     lows: dict[str, Array] = {}
     highs: dict[str, Array] = {}
     for _, name, data in tap(model, list(places), samples, SAMPLES):
+        if not data.size:
+            continue
         others = tuple(axis for axis in range(data.ndim) if axis != 1)  # [N, C, ...]
         low, high = data.min(axis=others), data.max(axis=others)
         lows[name] = np.minimum(lows.get(name, low), low)

@@ -59,7 +59,7 @@ def round_weights(
         return 0
     layers = _affordable(layers)
     changed = 0
-    for layer, seen in zip(layers, look_at(model, layers, samples), strict=True):
+    for layer, seen in look_at(model.clone(), layers, samples):
         if seen is None:
             leave(layer.node, "its input is empty or not finite")
             continue
