@@ -13,7 +13,8 @@ from onnxcomp.graph import array, inner_graphs, is_op, label, rank, saturation, 
 # f(s x) = s f(x) for s > 0, channel by channel.
 UNARY = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 SAME = ("Identity", "Dropout")
-MAKERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization")
+NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
+MAKERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *NORMALIZATIONS)
 IMAGE_OPS = ("Conv", "ConvTranspose")
 READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -176,7 +177,7 @@ def _maker(node: ir.Node) -> Port | None:
     if len(node.inputs) > 2 and node.inputs[2] and _constant(node.inputs[2]) is None:
         return None
     group = node.attributes.get_int("group", 1)
-    if is_op(node, "LayerNormalization"):
+    if is_op(node, *NORMALIZATIONS):
         return Port(node, 1, 0) if rank(node.inputs[1]) == 1 else None
     if is_op(node, "Conv"):
         return Port(node, 1, 0, group > 1)

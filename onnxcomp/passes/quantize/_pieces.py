@@ -31,6 +31,10 @@ class Pieces:
         fed = [one_sample(model, feeds) for feeds in itertools.islice(samples, limit)]
         self._values: list[dict[str, Array]] = [dict(feeds) for feeds in fed]
 
+    def is_past(self, node: ir.Node) -> bool:
+        """Say whether a node has run already."""
+        return self._places[node] < self._done
+
     def run_to(self, node: ir.Node) -> list[Array]:
         """Run up to a node, from where the last run ended, and return its result by sample.
 

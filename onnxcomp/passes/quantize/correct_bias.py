@@ -66,11 +66,12 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
     pieces, exact = (Pieces(each, samples, SAMPLES) for each in (tried, original))
     shifts: dict[str, _Shift] = {}
     for node in list(tried.graph):
-        layer = _layer(node) if label(node) in exact_nodes else None
-        if layer is None:
+        twin = exact_nodes.get(label(node))
+        layer = _layer(node) if twin is not None and not exact.is_past(twin) else None
+        if layer is None or twin is None:
             continue
         arrays = pieces.run_to(node)
-        shift = _shift(layer, exact.run_to(exact_nodes[label(node)]), arrays)
+        shift = _shift(layer, exact.run_to(twin), arrays)
         if shift is None:
             continue
         shifts[label(node)] = shift
