@@ -51,8 +51,9 @@ def look_at(
 
     `model` holds values of the layers' names; what is known of a few layers is held at a time.
     """
-    for start in range(0, len(layers), HELD):
-        group = layers[start : start + HELD]
+    groups = -(-len(layers) // HELD)
+    for start in range(groups):
+        group = layers[start::groups]
         found: list[Seen | None] = [None] * len(group)
         names = [layer.source.name or "" for layer in group]
         for index, name, data in tap(model, names, samples, SAMPLES):

@@ -13,7 +13,7 @@ from onnxcomp.graph import Array
 from onnxcomp.runtime import Session
 
 # Values that are held at a time; each further group runs the samples again.
-HELD = 24
+HELD = 16
 
 
 def tap(
@@ -24,9 +24,10 @@ def tap(
     Of a batch only the first element is run, where its size is open.
     """
     distinct = list(dict.fromkeys(names))
-    for start in range(0, len(distinct), HELD):
-        group = distinct[start : start + HELD]
-        session = Session(model, taps=group)
+    groups = -(-len(distinct) // HELD)
+    for start in range(groups):
+        group = distinct[start::groups]  # large values, which are neighbours, in different groups
+        session = Session(model, taps=group, optimize=True)
         for index, feeds in enumerate(itertools.islice(samples, limit)):
             fed = one_sample(model, feeds)
             found = {**fed, **session.run(fed)}

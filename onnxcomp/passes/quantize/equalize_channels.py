@@ -14,7 +14,7 @@ from onnxcomp.passes.quantize._coupling import Coupled, Port, find_coupled, size
 from onnxcomp.passes.quantize._taps import tap
 from onnxcomp.registry import Effect, leave, measured, register
 
-SAMPLES = 8
+SAMPLES = 4
 # The farthest that a channel is scaled in one round (a power of two).
 FARTHEST = 20
 ROUNDS = 8
