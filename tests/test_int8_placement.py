@@ -20,10 +20,11 @@ from int8_zoo import (
     Exhibit,
 )
 from onnxcomp.calibration.synthetic import runnable_feeds
-from onnxcomp.graph import scalar
+from onnxcomp.graph import array, scalar
 from onnxcomp.int8_coverage import coverage
 from onnxcomp.registry import Leave
 from onnxcomp.runtime import Session
+from onnxcomp.shapes import infer_shapes
 
 
 @pytest.mark.parametrize("target", ["x86-vnni", "x86"])
@@ -127,3 +128,36 @@ def test_scores_keep_their_own_grid_beside_boxes() -> None:
         signal += float(np.square(exact).sum())
         noise += float(np.square(exact - found).sum())
     assert 10 * np.log10(signal / noise) >= 25
+
+
+# ---------------------------------------------------------------- where ONNX Runtime goes wrong
+@pytest.mark.parametrize("mover", ["Squeeze (a, two)", "Transpose <perm = [0, 1, 3, 2]> (a)"])
+def test_what_is_moved_and_then_captured_does_not_abort_the_process(mover: str) -> None:
+    shape = "[1, 8, 6]" if "Squeeze" in mover else "[1, 8, 6, 1]"
+    model, _ = quantized(f"""agraph (bool c, float[1, 8, 1, 6] x) => (float{shape} y)
+    <float[8, 8, 1, 1] w, int64[1] two = {{2}}> {{
+        a = Conv (x, w)
+        b = {mover}
+        y = If (c) <then_branch = g1 () => (float{shape} t) {{ t = Relu (b) }},
+                    else_branch = g2 () => (float{shape} f) {{ f = Identity (b) }}>
+    }}""")
+    assert [node.op_type for node in model.graph].count("Sum") == 1
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "constant"])
+def test_pads_of_some_axes_are_spelled_out(mode: str) -> None:
+    text = f"""agraph (float[N, 8, 6, 6] x) => (float[N, 8, 6, 8] y)
+    <float[8, 8, 1, 1] w, int64[2] sizes = {{1, 1}}, int64[1] last = {{-1}}, float zero = {{0.0}}>
+    {{
+        a = Conv (x, w)
+        b = Pad <mode = "{mode}"> (a, sizes, zero, last)
+        c = Transpose (b)
+        d = Transpose (c)
+        y = Conv (d, w)
+    }}"""
+    before = parse(text, 18)
+    infer_shapes(before)
+    model, _ = quantized(before)
+    (pad,) = (node for node in model.graph if node.op_type == "Pad")
+    assert array(pad.inputs[1]).tolist() == [0, 0, 0, 1, 0, 0, 0, 1]  # type: ignore[union-attr]
+    assert kernels(model)["QLinearConv"] == 2

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import remove, take_over
-from onnxcomp.graph import array, is_op, label, rank, sole_consumer
+from onnxcomp.graph import array, integers, is_op, label, rank, sole_consumer
 from onnxcomp.passes.quantize._editor import (
     Editor,
     grid_constants,
     insert_behind,
+    new_constant,
     new_node,
 )
 from onnxcomp.passes.quantize._eligibility import MOVER_OPS
@@ -77,8 +79,32 @@ def quantize_value(editor: Editor, planned: ir.Value, value: ir.Value) -> None:
     insert_behind(editor.graph, value, nodes)
     for use in uses:
         use.node.replace_input_with(use.idx, dequantize.outputs[0])
+    _keep_from_captured(editor, dequantize.outputs[0], stem)
     if written and value.is_graph_output():
         _return_instead(editor, value, dequantize.outputs[0])
+
+
+def _keep_from_captured(editor: Editor, value: ir.Value, stem: str) -> None:
+    """Put a Sum before movers whose result a subgraph captures.
+
+    ONNX Runtime moves a DequantizeLinear behind them, and where only a subgraph reads the result
+    it aborts the whole process.
+    """
+    movers = [use for use in value.uses() if _moves_to_subgraph(use.node)]
+    if not movers:
+        return
+    barrier = _barrier(editor, value, stem)
+    barrier.outputs[0].shape = value.shape
+    insert_behind(editor.graph, value, [barrier])
+    for use in movers:
+        use.node.replace_input_with(use.idx, barrier.outputs[0])
+
+
+def _moves_to_subgraph(node: ir.Node) -> bool:
+    if not is_op(node, *MOVER_OPS):
+        return False
+    readers = [reader for output in node.outputs for reader in output.consumers()]
+    return any(reader.graph is not node.graph or _moves_to_subgraph(reader) for reader in readers)
 
 
 def _return_instead(editor: Editor, value: ir.Value, new: ir.Value) -> None:
@@ -138,6 +164,23 @@ def keep_from_gemm(editor: Editor, node: ir.Node) -> None:
             use.node.replace_input_with(use.idx, barrier.outputs[0])
 
 
+def spell_out_axes(editor: Editor, pad: ir.Node) -> None:
+    """Give a Pad sizes for all axes, where they and the rank are known.
+
+    ONNX Runtime moves the Transpose of an int8 convolution behind a Pad as if it had no axes.
+    """
+    if len(pad.inputs) < 4 or pad.inputs[3] is None:
+        return
+    sizes, axes, dims = integers(pad.inputs[1]), integers(pad.inputs[3]), rank(pad.inputs[0])
+    if sizes is None or axes is None or dims is None:
+        return
+    spelled = np.zeros((2, dims), dtype=np.int64)
+    spelled[:, list(axes)] = np.reshape(sizes, (2, -1))
+    name = f"{pad.inputs[1].name}.all"  # type: ignore[union-attr]
+    pad.replace_input_with(1, new_constant(editor, spelled.reshape(-1), name))
+    pad.resize_inputs(3)
+
+
 def pad_bytes(editor: Editor, pad: ir.Node) -> None:
     """Let a Pad work on bytes: ONNX Runtime would else dequantize, pad and quantize again."""
     before, after = pad.inputs[0], pad.outputs[0].consumers()
@@ -145,9 +188,11 @@ def pad_bytes(editor: Editor, pad: ir.Node) -> None:
     quantize = next(node for node in after if is_op(node, "QuantizeLinear"))
     assert dequantize is not None
     pad.replace_input_with(0, dequantize.inputs[0])
-    if pad.attributes.get_string("mode", "constant") == "constant":
+    constant = pad.attributes.get_string("mode", "constant") == "constant"
+    if constant:
         pad.resize_inputs(max(3, len(pad.inputs)))
-        pad.replace_input_with(2, quantize.inputs[2])
+    if len(pad.inputs) > 2:
+        pad.replace_input_with(2, quantize.inputs[2] if constant else None)
     old, new = quantize.outputs[0], pad.outputs[0]
     name = old.name
     take_over(new, old)

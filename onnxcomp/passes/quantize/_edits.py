@@ -11,6 +11,7 @@ from onnxcomp.passes.quantize._activations import (
     keep_from_gemm,
     pad_bytes,
     quantize_value,
+    spell_out_axes,
     to_table,
 )
 from onnxcomp.passes.quantize._editor import Editor
@@ -20,6 +21,9 @@ from onnxcomp.passes.quantize._parameters import quantize_parameters
 def apply_plan(editor: Editor) -> None:
     """Carry out a plan: weights and biases first, then every value that is quantized."""
     explicit = editor.target.explicit
+    for node in editor.graph:
+        if is_op(node, "Pad"):
+            spell_out_axes(editor, node)
     for node in editor.plan.nodes:
         node.name = label(node)  # outputs get other names, and reports speak of nodes
         quantize_parameters(editor, node)
