@@ -31,9 +31,12 @@ class Decisions:
         self.probabilities = self.probabilities and are_probabilities(expected)
         if not self.probabilities or self.rows >= MOST_ROWS:
             return
-        x, y = (np.log(np.maximum(a.reshape(-1, a.shape[-1]), LEAST)) for a in (expected, actual))
-        order = np.argpartition(x, -2, axis=-1)[:, -2:]
-        first, second = (np.take_along_axis(data, order, axis=-1) for data in (x, y))
+        x, y = (data.reshape(-1, data.shape[-1]) for data in (expected, actual))
+        likeliest = np.argpartition(x, -2, axis=-1)[:, -2:]
+        first, second = (
+            np.log(np.maximum(np.take_along_axis(data, likeliest, axis=-1), LEAST))
+            for data in (x, y)
+        )
         margin = first[:, 1] - first[:, 0]
         self.margins.append(margin)
         self.errors.append(second[:, 1] - second[:, 0] - margin)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from onnxcomp.calibration.ranges import Range
 from onnxcomp.int8.candidate import Candidate
-from onnxcomp.int8.schemes import PREPARE, Scheme, steps_of
+from onnxcomp.int8.schemes import CORRECT, PREPARE, Scheme, steps_of
 from onnxcomp.judging import judge_answers
 from onnxcomp.recipe import Step
 from onnxcomp.report import Latency, StepReport
@@ -71,16 +71,38 @@ def build(
     scheme: Scheme,
     returned: Mapping[str, str] | None = None,
     ranges: Mapping[str, Range] | None = None,
+    *,
+    corrected: bool = False,
 ) -> Candidate | None:
     """Build a candidate, unmeasured; None where the scheme finds nothing to do."""
-    returned, ranges = returned or {}, ranges or {}
     stage(f"trying {scheme.name}" + (f", {len(returned)} nodes in float" if returned else ""))
-    steps = bench.asked_for(steps_of(scheme, returned, ranges))
-    done = after_steps(steps, bench.context, bench.prepared)
+    plan = Candidate(scheme, bench.prepared, 0, None, None, returned or {}, ranges or {}, corrected)
+    done = after_steps(steps_for(bench, plan), bench.context, bench.prepared)
     sites = {step.name: step.sites for step in new_steps(bench, done)}
     if not all(sites.get(name) for name in scheme.makers):
         return None
-    return Candidate(scheme, done, weight_bytes(done.model), None, None, returned, ranges)
+    return replace(plan, done=done, bytes=weight_bytes(done.model))
+
+
+def steps_for(bench: Bench, plan: Candidate) -> list[Step]:
+    """Return the steps that make a candidate, without those that the recipe skips."""
+    steps = steps_of(plan.scheme, plan.returned, plan.ranges, corrected=plan.corrected)
+    return bench.asked_for(steps)
+
+
+def with_correction(bench: Bench, candidate: Candidate) -> Candidate | None:
+    """Return a candidate with mean errors taken out of biases, and its answers measured.
+
+    None where that does nothing. It takes as long to run as before.
+    """
+    if not candidate.scheme.ops or candidate.corrected:
+        return None
+    found = build(bench, candidate.scheme, candidate.returned, candidate.ranges, corrected=True)
+    if found is None or not any(
+        s.name == CORRECT and s.sites for s in new_steps(bench, found.done)
+    ):
+        return None
+    return with_answers(bench, replace(found, latency=candidate.latency))
 
 
 def new_steps(bench: Bench, done: Done) -> list[StepReport]:

@@ -18,7 +18,8 @@ class Candidate:
     """A model made by a scheme, with what was measured of it.
 
     `returned` are the nodes that went back to float, each with the reason; `bytes` those of the
-    weights; `ranges` replace calibrated ones; `problem` says why it was passed over at last.
+    weights; `ranges` replace calibrated ones; `corrected` says whether mean errors
+    were taken out of biases; `problem` says why it was passed over at last.
     `latency` is that of the lossless model and of this one; None where it was not timed.
     """
 
@@ -29,6 +30,7 @@ class Candidate:
     latency: Latency | None = None
     returned: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    corrected: bool = False
     problem: str | None = None
     chosen: bool = False
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from onnxcomp.int8.building import Bench, build, with_answers, with_latency
+from onnxcomp.int8.building import Bench, build, with_answers, with_correction, with_latency
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.regions import losing_nodes
 from onnxcomp.int8.sensitivity import Cost, sweep
@@ -26,19 +27,25 @@ def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
     if not losing.keys() - candidate.returned.keys():
         return None
     returned = {**candidate.returned, **losing}
-    better = build(bench, candidate.scheme, returned, candidate.ranges)
+    better = _built(bench, replace(candidate, returned=returned))
     if better is None:
         return None
-    better = with_latency(bench, with_answers(bench, better))
+    better = with_latency(bench, better)
     return better if better.speedup > candidate.speedup else None
 
 
 def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     """Bring a static candidate's answers within the budget, or return None.
 
-    First by better ranges for what costs most; then what still costs most goes back to float. How
-    many is foretold by adding up what each costs alone, and doubled where that was too few.
+    First by biases without mean errors, then by better ranges for what costs most; then what still
+    costs most goes back to float. How many is foretold by adding up what each costs alone, and
+    doubled where that was too few.
     """
+    better = with_correction(bench, candidate)
+    if better is not None:
+        candidate = better
+    if candidate.holds:
+        return candidate
     inputs = bench.context.inputs
     assert inputs.calibration is not None
     assert bench.prepared.ranges is not None
@@ -46,12 +53,10 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     exact, model = bench.prepared.model, candidate.done.model
     found = sweep(exact, model, inputs.calibration, bench.prepared.ranges)
     if found.ranges:
-        better = build(bench, candidate.scheme, candidate.returned, found.ranges)
-        if better is None:
-            return None
-        candidate = with_answers(bench, better)
-        if candidate.holds:
-            return with_latency(bench, candidate)
+        better = _built(bench, replace(candidate, ranges=found.ranges))
+        if better is None or better.holds:
+            return better and with_latency(bench, better)
+        candidate = better
     count = _foretold(bench, candidate, found.costs)
     for _ in range(ATTEMPTS):
         better = _with_float(bench, candidate, found.costs[:count])
@@ -61,6 +66,12 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
             return None
         count = min(2 * count, len(found.costs))
     return None
+
+
+def _built(bench: Bench, plan: Candidate) -> Candidate | None:
+    """Build what a candidate describes, and measure its answers."""
+    found = build(bench, plan.scheme, plan.returned, plan.ranges, corrected=plan.corrected)
+    return None if found is None else with_answers(bench, found)
 
 
 def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> int:
@@ -89,6 +100,4 @@ def _with_float(bench: Bench, candidate: Candidate, dearest: Sequence[Cost]) -> 
         for cost in reversed(dearest)
         for node in cost.nodes
     }
-    returned = {**candidate.returned, **reasons}
-    better = build(bench, candidate.scheme, returned, candidate.ranges)
-    return None if better is None else with_answers(bench, better)
+    return _built(bench, replace(candidate, returned={**candidate.returned, **reasons}))

@@ -13,6 +13,8 @@ from onnxcomp.recipe import Step
 PREPARE = ("equalize-channels", "round-weights")
 # Weights that are still float in the end are stored in 8 bits, which costs nothing at run time.
 STORE = "quantize-weights"
+# What takes mean errors out of biases: worth its time for what would fail, and for what ships.
+CORRECT = "correct-bias"
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def steps_of(
-    scheme: Scheme, returned: Collection[str] = (), ranges: Mapping[str, Range] | None = None
+    scheme: Scheme,
+    returned: Collection[str] = (),
+    ranges: Mapping[str, Range] | None = None,
+    *,
+    corrected: bool = True,
 ) -> tuple[Step, ...]:
     """Return the passes of a scheme that leaves the nodes of these names in float.
 
-    `ranges` take the place of calibrated ones.
+    `ranges` take the place of calibrated ones; `corrected` asks for biases to be.
     """
     exclude = {"exclude": ",".join(map(as_glob, sorted(returned)))} if returned else {}
     steps: list[Step] = []
@@ -65,10 +71,8 @@ def steps_of(
         only = {} if len(scheme.ops) == 3 else {"ops": ",".join(scheme.ops)}
         better = {name: [found.lo, found.hi] for name, found in sorted((ranges or {}).items())}
         overrides = {"overrides": better} if better else {}
-        steps += [
-            Step("quantize-static", {**only, **exclude, **overrides}),
-            Step("correct-bias"),
-        ]
+        steps.append(Step("quantize-static", {**only, **exclude, **overrides}))
+        steps += [Step(CORRECT)] if corrected else []
     if scheme.dynamic:
         steps.append(Step("quantize-dynamic", exclude))
     return (*steps, Step(STORE))

@@ -12,12 +12,14 @@ from onnxcomp.int8.building import (
     new_steps,
     prepare,
     same,
+    steps_for,
     with_answers,
+    with_correction,
     with_latency,
 )
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.mending import mend, without_losing
-from onnxcomp.int8.schemes import SCHEMES, steps_of
+from onnxcomp.int8.schemes import SCHEMES
 from onnxcomp.judging import SLOWER, judge
 from onnxcomp.recipe import Step
 from onnxcomp.report import StepReport
@@ -28,8 +30,10 @@ from onnxcomp.stepping import Context, Done
 FINAL_SECONDS = 2.0
 # A candidate that computes in int8 has to gain this much; storing weights has not.
 WORTH = 1.02
+# Below this share of the best speed so far, a candidate is not worth mending.
+HOPEFUL = 0.9
 # How often regions that are slower in int8 are looked for: giving one back moves the borders.
-REGION_ROUNDS = 3
+REGION_ROUNDS = 2
 # Two speeds nearer than this are taken for equal, and the smaller file wins.
 EQUAL = 0.03
 
@@ -58,31 +62,35 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
     bench = prepare(context, base)
     found: list[Candidate] = []
     for name in schemes:
-        candidate = build(bench, SCHEMES[name])
+        candidate = build(bench, SCHEMES[name], corrected=bench.yardstick is None)
         if candidate is None or any(same(candidate, other) for other in found):
             continue
         found.append(with_latency(bench, with_answers(bench, candidate)))
-        if bench.yardstick is None:
+        if bench.yardstick is None or (not bench.timed and found[-1].holds):
             break
     found += _variants(bench, found)
     return _choice(bench, found)
 
 
 def _variants(bench: Bench, found: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Yield what the static candidates become when their worst nodes go back to float."""
+    """Yield what the static candidates become when their worst nodes go back to float.
+
+    The fastest comes first; one that is far slower than what holds already is not looked at.
+    """
+    if bench.yardstick is None or (not bench.timed and any(each.holds for each in found)):
+        return
     best = max((each.speedup for each in found if each.holds), default=0.0)
     for candidate in sorted(found, key=lambda each: -each.speedup):
-        if bench.yardstick is None or not candidate.scheme.ops:
+        if not candidate.scheme.ops or (bench.timed and candidate.speedup < HOPEFUL * best):
             continue
         chain = [candidate, *_faster(bench, candidate)]
         yield from chain[1:]
-        if chain[-1].holds:
-            best = max(best, chain[-1].speedup)
-        elif not bench.timed or chain[-1].speedup > max(best, WORTH):
+        if not chain[-1].holds and (not bench.timed or chain[-1].speedup > max(best, WORTH)):
             mended = mend(bench, chain[-1])
             if mended is not None:
-                yield mended
-                yield from _faster(bench, mended)
+                chain += [mended, *_faster(bench, mended)]
+                yield from chain[chain.index(mended) :]
+        best = max([best, *(each.speedup for each in chain if each.holds)])
 
 
 def _faster(bench: Bench, candidate: Candidate) -> Iterator[Candidate]:
@@ -100,7 +108,7 @@ def _choice(bench: Bench, found: Sequence[Candidate]) -> Choice:
     """Choose, and measure what was chosen once more, longer: what fails then is passed over."""
     rest = list(found)
     while (best := _best(bench, rest)) is not None:
-        again = _measured_again(bench, best)
+        again = _measured_again(bench, _corrected(bench, best))
         if again.problem is None:
             break
         rest.remove(best)
@@ -109,18 +117,26 @@ def _choice(bench: Bench, found: Sequence[Candidate]) -> Choice:
         bench.context.say(_why_none(found))
         done = replace(bench.base, ranges=bench.prepared.ranges)
         return Choice(done, candidates=tuple(found))
-    applied = {step.name for step in new_steps(bench, best.done) if step.status == "applied"}
-    steps = [
-        step for step in steps_of(best.scheme, best.returned, best.ranges) if step.name in applied
-    ]
+    new = new_steps(bench, again.done)
+    applied = {step.name for step in new if step.status == "applied"}
+    steps = [step for step in steps_for(bench, again) if step.name in applied]
     marked = tuple(replace(again, chosen=True) if each is best else each for each in found)
     done = replace(
-        best.done,
-        steps=[_explained(step, best.returned) for step in best.done.steps],
+        again.done,
+        steps=[_explained(step, again.returned) for step in again.done.steps],
         evidence=again.evidence,
         verdict=None,
     )
-    return Choice(done, (*bench.kept, *steps), marked, best.returned)
+    return Choice(done, (*bench.kept, *steps), marked, again.returned)
+
+
+def _corrected(bench: Bench, best: Candidate) -> Candidate:
+    """Return a candidate with its biases corrected, where its answers come closer by that."""
+    better = with_correction(bench, best) if bench.yardstick is not None else None
+    if better is None or not better.holds or better.evidence is None or best.evidence is None:
+        return best
+    nearer = better.evidence.parity.sqnr_db > best.evidence.parity.sqnr_db
+    return better if nearer else best
 
 
 def _best(bench: Bench, found: Sequence[Candidate]) -> Candidate | None:
