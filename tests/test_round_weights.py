@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from case_pages import parse
@@ -49,6 +49,7 @@ def correlated(groups: int, columns: int, count: int, rng: np.random.Generator) 
     return np.asarray(rows * 10.0 ** rng.uniform(-2, 2, columns))
 
 
+@settings(max_examples=50)
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 5), st.integers(1, 70),
     st.sampled_from([64, 127]), st.booleans(),
