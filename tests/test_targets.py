@@ -85,6 +85,16 @@ def test_a_lone_large_weight_keeps_its_bits() -> None:
     assert data.ravel().tolist() == [127, 1, 0]
 
 
+@pytest.mark.parametrize("axis", [0, None])
+def test_rows_that_were_rounded_to_seven_bits_keep_their_steps(axis: int | None) -> None:
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-64, 65, (3, 9))
+    steps[:, 0] = 64
+    weight = (steps * np.float32(0.0123)).astype(np.float32)
+    scales = safe_scales(node_of("Gemm", weight), weight, axis)
+    np.testing.assert_array_equal(quantize_weight(weight, axis, 127, scales).data, steps)
+
+
 def test_only_targets_that_saturate_are_narrowed() -> None:
     for name, target in TARGETS.items():
         if target.explicit:

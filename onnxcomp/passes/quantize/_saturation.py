@@ -6,9 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import Array, is_op
+from onnxcomp.passes.quantize._numbers import WEIGHT_MAX
 
 # 255 * (q0 + q1) <= 32767 wherever q0 + q1 <= 128; a little less leaves room for their rounding.
 PAIR_MAX = 127.99
+# Two weights of 7 bits never overflow. What is this near to a whole step was rounded to it.
+SAFE_MAX = 64
+WHOLE = 1e-3
 
 
 def safe_scales(node: ir.Node, weight: Array, axis: int | None) -> Array | float:
@@ -17,13 +21,27 @@ def safe_scales(node: ir.Node, weight: Array, axis: int | None) -> Array | float
     The products of u8 activations, up to 255, and two s8 weights of one sign are added by
     vpmaddubsw, which saturates: scale >= (|w0| + |w1|) / 128 rules that out. Neighbours are known
     where the kernel reads weights in their own order; of other convolutions, whose layout decides,
-    any two weights of a channel count as neighbours. `axis` is that of the channels: one scale for
-    each, or one for all where it is None.
+    any two weights of a channel count as neighbours. Rows that were rounded to steps of max |w| /
+    64, which is safe, keep them. `axis` is that of the channels: one scale for each, or one for all
+    where it is None.
     """
     channels = _rows(node, weight)
     ordered = not is_op(node, "Conv") or _is_pointwise(node, weight)
-    sums = _adjacent(channels) if ordered else _largest_two(channels)
-    return sums / PAIR_MAX if axis is not None else float(sums.max(initial=0.0)) / PAIR_MAX
+    scales = (_adjacent(channels) if ordered else _largest_two(channels)) / PAIR_MAX
+    reach = np.abs(channels).max(axis=1, initial=0.0)
+    if axis is None:
+        scales, reach = (np.full(len(channels), each.max(initial=0.0)) for each in (scales, reach))
+    narrowed = scales > reach / WEIGHT_MAX
+    rounded = _is_rounded(channels, reach / SAFE_MAX)
+    kept = narrowed & (rounded if axis is not None else rounded.all())
+    found = np.where(kept, reach / SAFE_MAX, scales)
+    return found if axis is not None else float(found.max(initial=0.0))
+
+
+def _is_rounded(rows: Array, scales: Array) -> Array:
+    """Say of each row whether it consists of whole steps of a scale already."""
+    steps = rows / np.where(scales > 0, scales, 1.0)[:, None]
+    return np.asarray((np.abs(steps - np.rint(steps)) < WHOLE).all(axis=1))
 
 
 def _rows(node: ir.Node, weight: Array) -> Array:
