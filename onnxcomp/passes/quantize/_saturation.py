@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import Array, is_op
-from onnxcomp.passes.quantize._numbers import WEIGHT_MAX
 
 # 255 * (q0 + q1) <= 32767 wherever q0 + q1 <= 128; a little less leaves room for their rounding.
 PAIR_MAX = 127.99
@@ -31,10 +30,8 @@ def safe_scales(node: ir.Node, weight: Array, axis: int | None) -> Array | float
     reach = np.abs(channels).max(axis=1, initial=0.0)
     if axis is None:
         scales, reach = (np.full(len(channels), each.max(initial=0.0)) for each in (scales, reach))
-    narrowed = scales > reach / WEIGHT_MAX
     rounded = _is_rounded(channels, reach / SAFE_MAX)
-    kept = narrowed & (rounded if axis is not None else rounded.all())
-    found = np.where(kept, reach / SAFE_MAX, scales)
+    found = np.where(rounded if axis is not None else rounded.all(), reach / SAFE_MAX, scales)
     return found if axis is not None else float(found.max(initial=0.0))
 
 
