@@ -63,31 +63,39 @@ def test_the_gate_of_a_hard_swish_costs_less_than_its_int8_input(text: str) -> N
         assert taken == [pytest.approx(1 / 254), 1]
 
 
+def grid_in(model: ir.Model, name: str) -> tuple[float, float]:
+    """Return scale and zero point of a quantized value."""
+    scale, zero = (scalar(model.graph.initializers[f"{name}.{part}"]) for part in ("scale", "zero"))
+    assert scale is not None
+    assert zero is not None
+    return float(scale), float(zero)
+
+
 def test_what_a_hard_swish_reads_starts_at_minus_three() -> None:
     model, _ = quantized(GATED_SWISH, opset=13)
-    scale, zero = (scalar(model.graph.initializers[f"c.{name}"]) for name in ("scale", "zero"))
+    scale, zero = grid_in(model, "c")
     assert -scale * zero == pytest.approx(-3, abs=scale)
     text = GATED_SWISH.replace(
         "(float[N, 8, 12, 12] y)", "(float[N, 8, 12, 12] y, float[N, 8, 12, 12] c)"
     )
     model, _ = quantized(text, opset=13)
-    scale, zero = (scalar(model.graph.initializers[f"c.{name}"]) for name in ("scale", "zero"))
+    scale, zero = grid_in(model, "c")
     assert -scale * zero < -4  # as an output it is wanted whole
 
 
 def test_a_value_that_is_added_too_keeps_its_low_end() -> None:
     text = GATED_SWISH.replace("h = Mul (g, c)", "h = Add (g, c)")
     model, _ = quantized(text, opset=13)
-    scale, zero = (scalar(model.graph.initializers[f"c.{name}"]) for name in ("scale", "zero"))
+    scale, zero = grid_in(model, "c")
     assert -scale * zero < -4
 
 
 def test_a_hard_sigmoid_goes_into_the_convolution_before_it() -> None:
     model, _ = quantized(HARD_GATE)
     assert not {"HardSigmoid", "LeakyRelu"} & {node.op_type for node in model.graph}
-    scale = scalar(model.graph.initializers["gate.scale"])
+    scale, zero = grid_in(model, "gate")
     assert scale <= 1 / 255 * 1.0001
-    assert scalar(model.graph.initializers["gate.zero"]) == 0
+    assert zero == 0
 
 
 def test_one_factor_and_one_summand_cost_nothing() -> None:
