@@ -25,7 +25,7 @@ def candidate_table(candidates: Sequence[Candidate], sizes: Sequence[str]) -> Ta
             f"{len(candidate.returned)} nodes" if candidate.returned else "",
             size,
             "" if candidate.evidence is None else f"{candidate.evidence.parity.sqnr_db:.1f}",
-            "" if candidate.latency is None else f"{candidate.speedup:.2f}x",
+            f"{candidate.speedup:.2f}x" if candidate.speedup else "",
             "chosen" if candidate.chosen else "; ".join(candidate.problems),
         )
     return table

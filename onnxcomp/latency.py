@@ -20,7 +20,7 @@ def measure_in_turns(
     feeds: Sequence[Mapping[str, Array]],
     seconds: float = BUDGET_SECONDS,
 ) -> Latency:
-    """Return the median milliseconds of one pass over `feeds`, per feeds, of both sessions.
+    """Return the median milliseconds of one pass over `feeds`, per feeds, of both, and their ratio.
 
     The two run in turns, A B B A, after one warm-up each, for about `seconds` in all.
     """
@@ -39,7 +39,11 @@ def measure_in_turns(
             first.append(_time(before, feeds))
             second.append(_time(after, feeds))
     scale = 1000 / len(feeds)
-    return Latency(statistics.median(first) * scale, statistics.median(second) * scale)
+    return Latency(
+        statistics.median(first) * scale,
+        statistics.median(second) * scale,
+        statistics.median(a / b for a, b in zip(first, second, strict=True)),
+    )
 
 
 def _time(session: Session, feeds: Sequence[Mapping[str, Array]]) -> float:

@@ -73,15 +73,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians in milliseconds of runs made in turns."""
+    """Medians in milliseconds of runs made in turns.
+
+    `speedup` says how many times faster the result is, as the median ratio of runs side by side:
+    what disturbs a machine for a while disturbs both.
+    """
 
     before_ms: float
     after_ms: float
-
-    @property
-    def speedup(self) -> float:
-        """How many times faster the result is; below 1 it is slower."""
-        return self.before_ms / self.after_ms if self.after_ms else 0.0
+    speedup: float
 
     def to_dict(self) -> dict[str, float]:
         """Return both medians and their ratio."""

@@ -30,7 +30,7 @@ ELSEWHERE = "arm64" if detect() != "arm64" else "portable"  # no timings decide
 
 def candidate(scheme: str, speedup: float, size: int = 10, *, holds: bool = True) -> Candidate:
     evidence = Evidence(Parity({}, 1), None, None, () if holds else ("too noisy",))
-    latency = Latency(speedup, 1.0)
+    latency = Latency(speedup, 1.0, speedup)
     return Candidate(SCHEMES[scheme], cast(Any, None), size, evidence, latency)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import onnx_ir as ir
+
 from onnxcomp.calibration.ranges import Range
 from onnxcomp.int8.candidate import Candidate
-from onnxcomp.int8.schemes import CORRECT, PREPARE, Scheme, steps_of
+from onnxcomp.int8.schemes import CORRECT, PREPARE, ROUND, Scheme, steps_of
+from onnxcomp.int8_coverage import optimized_graph
 from onnxcomp.judging import judge_answers
 from onnxcomp.recipe import Step
 from onnxcomp.report import Latency, StepReport
@@ -36,6 +40,11 @@ class Bench:
     kept: tuple[Step, ...]
 
     @property
+    def rounded(self) -> bool:
+        """Whether weights were moved to their grid with a view to inputs."""
+        return any(step.name == ROUND for step in self.kept)
+
+    @property
     def yardstick(self) -> Yardstick | None:
         """What answers are measured against; None where nothing is verified."""
         return self.context.yardstick
@@ -51,15 +60,21 @@ class Bench:
         assert self.yardstick is not None
         return Session(self.base.model, optimize=True, threads=self.yardstick.budget.threads)
 
+    @cached_property
+    def kernels(self) -> Counter[str]:
+        """The kernels that the lossless model runs."""
+        return kernels_of(self.base.model)
+
     def asked_for(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps that the recipe does not skip."""
         return [step for step in steps if step.name not in self.context.recipe.skip]
 
 
-def prepare(context: Context, base: Done) -> Bench:
-    """Run what makes a model easier to quantize, and find its ranges."""
+def prepare(context: Context, base: Done, *, rounding: bool = True) -> Bench:
+    """Run what makes a model easier to quantize, with rounding or not, and find its ranges."""
     bench = Bench(context, base, base, ())
-    prepared = after_steps(bench.asked_for([Step(name) for name in PREPARE]), context, base)
+    steps = [Step(name) for name in PREPARE if rounding or name != ROUND]
+    prepared = after_steps(bench.asked_for(steps), context, base)
     new = prepared.steps[len(base.steps) :]
     kept = tuple(Step(step.name) for step in new if step.status == "applied")
     prepared.ranges = find_ranges_for(prepared.model, context)
@@ -127,11 +142,21 @@ def with_answers(bench: Bench, candidate: Candidate) -> Candidate:
 
 
 def with_latency(bench: Bench, candidate: Candidate) -> Candidate:
-    """Time a candidate beside the lossless model, where speed counts and it runs."""
+    """Time a candidate beside the lossless model, where speed counts and it runs.
+
+    One that only stores weights need not be, where ONNX Runtime turns it to the same kernels.
+    """
     runs = candidate.evidence is not None and not candidate.evidence.broken
     if not bench.timed or not runs:
         return candidate
+    if not candidate.scheme.computes and kernels_of(candidate.done.model) == bench.kernels:
+        return replace(candidate, same_kernels=True)
     return replace(candidate, latency=latency_of(bench, candidate, SECONDS))
+
+
+def kernels_of(model: ir.Model) -> Counter[str]:
+    """Return how many kernels of each operator ONNX Runtime runs for a model."""
+    return Counter(node.op_type for node in optimized_graph(model))
 
 
 def latency_of(bench: Bench, candidate: Candidate, seconds: float) -> Latency:

@@ -18,9 +18,10 @@ class Candidate:
     """A model made by a scheme, with what was measured of it.
 
     `returned` are the nodes that went back to float, each with the reason; `bytes` those of the
-    weights; `ranges` replace calibrated ones; `corrected` says whether mean errors
-    were taken out of biases; `problem` says why it was passed over at last.
-    `latency` is that of the lossless model and of this one; None where it was not timed.
+    weights; `ranges` replace calibrated ones; `corrected` says whether mean errors were taken out
+    of biases; `problem` says why it was passed over at last. `latency` is that of the lossless
+    model and of this one, None where it was not timed; `same_kernels` says that it need not be,
+    since ONNX Runtime runs the same for both.
     """
 
     scheme: Scheme
@@ -31,6 +32,7 @@ class Candidate:
     returned: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
     corrected: bool = False
+    same_kernels: bool = False
     problem: str | None = None
     chosen: bool = False
 
@@ -41,7 +43,9 @@ class Candidate:
 
     @property
     def speedup(self) -> float:
-        """How many times faster than the lossless model it is; 0 where it was not timed."""
+        """How many times faster than the lossless model it is; 0 where that is not known."""
+        if self.same_kernels:
+            return 1.0
         return 0.0 if self.latency is None else self.latency.speedup
 
     @property
@@ -59,7 +63,7 @@ class Candidate:
             "bytes": self.bytes,
             "sqnr_db": None if self.evidence is None else _decibels(self.evidence.parity.sqnr_db),
             "metric": None if metric is None else round(metric.after, 6),
-            "speedup": None if self.latency is None else round(self.speedup, 3),
+            "speedup": round(self.speedup, 3) or None,
             "returned": len(self.returned),
             "ranges": len(self.ranges),
             "problems": list(self.problems),

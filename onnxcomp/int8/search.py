@@ -57,9 +57,33 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
     Static candidates give back to float those regions that cost more in int8, and, where their
     answers are not within the budget, the worst nodes until they are. What is not faster than the
     lossless model is not chosen; if nothing is, weights are stored in int8 if that holds, else
-    nothing happens. Without anything to measure by, the first scheme that applies is chosen.
+    nothing happens. Where nothing that computes in int8 holds, weights are tried as they were
+    before they were rounded to their inputs. Without anything to measure by, the first scheme that applies is chosen.
     """
     bench = prepare(context, base)
+    found = _candidates(bench, schemes)
+    if bench.rounded and _none_computes(found):
+        plain = prepare(context, base, rounding=False)
+        others = _candidates(plain, schemes)
+        if _nearness(others) > _nearness(found):
+            bench, found = plain, others
+    return _choice(bench, [*found, *_variants(bench, found)])
+
+
+def _none_computes(found: Sequence[Candidate]) -> bool:
+    """Say whether answers broke the budget, and none of what computes in int8 keeps it."""
+    holding = [each for each in found if each.holds]
+    return len(holding) < len(found) and not any(each.scheme.computes for each in holding)
+
+
+def _nearness(found: Sequence[Candidate]) -> tuple[int, float]:
+    """Return how many candidates keep the budget, and the SQNR of the best that computes."""
+    ratios = [e.evidence.parity.sqnr_db for e in found if e.scheme.computes and e.evidence]
+    return sum(each.holds for each in found), max(ratios, default=0.0)
+
+
+def _candidates(bench: Bench, schemes: Sequence[str]) -> list[Candidate]:
+    """Build what the schemes make of a model, and measure it."""
     found: list[Candidate] = []
     for name in schemes:
         candidate = build(bench, SCHEMES[name], corrected=bench.yardstick is None)
@@ -68,8 +92,7 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
         found.append(with_latency(bench, with_answers(bench, candidate)))
         if bench.yardstick is None or (not bench.timed and found[-1].holds):
             break
-    found += _variants(bench, found)
-    return _choice(bench, found)
+    return found
 
 
 def _variants(bench: Bench, found: Sequence[Candidate]) -> Iterator[Candidate]:
@@ -157,7 +180,7 @@ def _measured_again(bench: Bench, best: Candidate) -> Candidate:
     stage("judging the result")
     evidence = judge(bench.yardstick, best.done.model)
     again = replace(best, evidence=evidence)
-    if not bench.timed or evidence.problems:
+    if not bench.timed or evidence.problems or again.same_kernels:
         return replace(again, problem=next(iter(evidence.problems), None))
     latency = latency_of(bench, best, FINAL_SECONDS)
     least = 1.0 if best.scheme.computes else SLOWER
