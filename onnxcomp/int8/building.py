@@ -31,18 +31,15 @@ COMPUTING = ("quantize-static", "quantize-dynamic")
 class Bench:
     """What all candidates start from; `kept` are the preparing steps that held.
 
-    `base` is the lossless model, which each has to beat; `prepared` the one that is quantized.
+    `base` is the lossless model, which each has to beat; `prepared` the one that is quantized, and
+    `equalized` that before its weights were rounded, if they were.
     """
 
     context: Context
     base: Done
     prepared: Done
     kept: tuple[Step, ...]
-
-    @property
-    def rounded(self) -> bool:
-        """Whether weights were moved to their grid with a view to inputs."""
-        return any(step.name == ROUND for step in self.kept)
+    equalized: Done | None = None
 
     @property
     def yardstick(self) -> Yardstick | None:
@@ -70,15 +67,26 @@ class Bench:
         return [step for step in steps if step.name not in self.context.recipe.skip]
 
 
-def prepare(context: Context, base: Done, *, rounding: bool = True) -> Bench:
-    """Run what makes a model easier to quantize, with rounding or not, and find its ranges."""
-    bench = Bench(context, base, base, ())
-    steps = [Step(name) for name in PREPARE if rounding or name != ROUND]
-    prepared = after_steps(bench.asked_for(steps), context, base)
+def prepare(context: Context, base: Done) -> Bench:
+    """Run what makes a model easier to quantize, and find its ranges."""
+    start = Bench(context, base, base, ())
+    equalized = after_steps(start.asked_for([Step(name) for name in PREPARE]), context, base)
+    rounded = after_steps(start.asked_for([Step(ROUND)]), context, equalized)
+    return _with_ranges(context, base, rounded, equalized)
+
+
+def without_rounding(bench: Bench) -> Bench:
+    """Return what candidates start from if weights are not rounded to their inputs."""
+    assert bench.equalized is not None
+    return _with_ranges(bench.context, bench.base, bench.equalized, None)
+
+
+def _with_ranges(context: Context, base: Done, prepared: Done, equalized: Done | None) -> Bench:
     new = prepared.steps[len(base.steps) :]
     kept = tuple(Step(step.name) for step in new if step.status == "applied")
-    prepared.ranges = find_ranges_for(prepared.model, context)
-    return Bench(context, base, prepared, kept)
+    found = replace(prepared, ranges=find_ranges_for(prepared.model, context))
+    rounded = any(step.name == ROUND for step in kept)
+    return Bench(context, base, found, kept, equalized if rounded else None)
 
 
 def build(

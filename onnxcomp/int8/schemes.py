@@ -10,8 +10,8 @@ from onnxcomp.calibration.ranges import Range
 from onnxcomp.recipe import Step
 
 # What makes weights and values easier to quantize; runs once, before ranges are found.
+PREPARE = ("equalize-channels",)
 ROUND = "round-weights"
-PREPARE = ("equalize-channels", ROUND)
 # Weights that are still float in the end are stored in 8 bits, which costs nothing at run time.
 STORE = "quantize-weights"
 # What takes mean errors out of biases: worth its time for what would fail, and for what ships.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from onnxcomp.int8.building import (
     with_answers,
     with_correction,
     with_latency,
+    without_rounding,
 )
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.mending import mend, without_losing
@@ -30,6 +32,8 @@ from onnxcomp.stepping import Context, Done
 FINAL_SECONDS = 2.0
 # A candidate that computes in int8 has to gain this much; storing weights has not.
 WORTH = 1.02
+# Seconds after which no further candidate is mended.
+PATIENCE = 10.0
 # Below this share of the best speed so far, a candidate is not worth mending.
 HOPEFUL = 0.9
 # How often regions that are slower in int8 are looked for: giving one back moves the borders.
@@ -58,12 +62,13 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
     answers are not within the budget, the worst nodes until they are. What is not faster than the
     lossless model is not chosen; if nothing is, weights are stored in int8 if that holds, else
     nothing happens. Where nothing that computes in int8 holds, weights are tried as they were
-    before they were rounded to their inputs. Without anything to measure by, the first scheme that applies is chosen.
+    before they were rounded to their inputs. Without anything to measure by, the first scheme that
+    applies is chosen.
     """
     bench = prepare(context, base)
     found = _candidates(bench, schemes)
-    if bench.rounded and _none_computes(found):
-        plain = prepare(context, base, rounding=False)
+    if bench.equalized is not None and _none_computes(found):
+        plain = without_rounding(bench)
         others = _candidates(plain, schemes)
         if _nearness(others) > _nearness(found):
             bench, found = plain, others
@@ -102,10 +107,13 @@ def _variants(bench: Bench, found: Sequence[Candidate]) -> Iterator[Candidate]:
     """
     if bench.yardstick is None or (not bench.timed and any(each.holds for each in found)):
         return
+    started = time.perf_counter()
     best = max((each.speedup for each in found if each.holds), default=0.0)
     for candidate in sorted(found, key=lambda each: -each.speedup):
         if not candidate.scheme.ops or (bench.timed and candidate.speedup < HOPEFUL * best):
             continue
+        if time.perf_counter() - started > PATIENCE:
+            return
         chain = [candidate, *_faster(bench, candidate)]
         yield from chain[1:]
         if not chain[-1].holds and (not bench.timed or chain[-1].speedup > max(best, WORTH)):
