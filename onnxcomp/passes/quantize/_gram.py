@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.graph import Array
 from onnxcomp.passes.quantize._layers import Layer
-from onnxcomp.passes.quantize._taps import tap
+from onnxcomp.passes.quantize._taps import few, tap
 
 # Samples that are looked at, every fourth of which is for the check; positions of each, of which
 # the small matrices of groups need fewer; and layers of which all that is held at a time.
@@ -51,12 +51,12 @@ def look_at(
 
     `model` holds values of the layers' names; what is known of a few layers is held at a time.
     """
-    groups = -(-len(layers) // HELD)
+    groups, limit = -(-len(layers) // HELD), few(model, samples, SAMPLES)
     for start in range(groups):
         group = layers[start::groups]
         found: list[Seen | None] = [None] * len(group)
         names = [layer.source.name or "" for layer in group]
-        for index, name, data in tap(model, names, samples, SAMPLES):
+        for index, name, data in tap(model, names, samples, limit):
             for place, layer in enumerate(group):
                 if names[place] == name:
                     found[place] = _with_rows(found[place], layer, index, data)

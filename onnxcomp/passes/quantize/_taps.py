@@ -14,6 +14,18 @@ from onnxcomp.runtime import Session
 
 # Values that are held at a time; each further group runs the samples again.
 HELD = 16
+# Numbers that inputs hold in all, from which on there are no more samples than `LEAST`.
+NUMBERS = 2_000_000
+LEAST = 4
+
+
+def few(model: ir.Model, samples: Samples, most: int) -> int:
+    """Return how many samples to run: `most`, or fewer of large ones, which show more each."""
+    first = next(iter(samples), None)
+    if first is None:
+        return most
+    numbers = sum(data.size for data in one_sample(model, first).values())
+    return max(LEAST, min(most, NUMBERS // max(numbers, 1)))
 
 
 def tap(

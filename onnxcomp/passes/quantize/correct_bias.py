@@ -16,6 +16,7 @@ from onnxcomp.graph import Array, array, is_op, label, sole_consumer
 from onnxcomp.parity import ParityMeter
 from onnxcomp.passes.quantize._numbers import BIAS_MAX, quantize_bias
 from onnxcomp.passes.quantize._pieces import Pieces
+from onnxcomp.passes.quantize._taps import few
 from onnxcomp.registry import Effect, leave, measured, register
 from onnxcomp.runtime import Session
 
@@ -63,7 +64,8 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
         return 0
     exact_nodes = {label(node): node for node in original.graph}
     tried = model.clone()
-    pieces, exact = (Pieces(each, samples, SAMPLES) for each in (tried, original))
+    limit = few(model, samples, SAMPLES)
+    pieces, exact = (Pieces(each, samples, limit) for each in (tried, original))
     shifts: dict[str, _Shift] = {}
     for node in list(tried.graph):
         twin = exact_nodes.get(label(node))
@@ -78,7 +80,7 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
         applied = _change_bias(tried.graph, layer, shift.mean)
         for data in arrays:
             data += _along(applied, layer.axis, data).astype(data.dtype)
-    if not shifts or not _is_better(original, model, tried, samples):
+    if not shifts or not _is_better(original, model, tried, samples, limit):
         for name in shifts:
             leave(exact_nodes[name], "the answers do not come closer with mean errors taken out")
         return 0
@@ -91,11 +93,14 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
     return len(shifts)
 
 
-def _is_better(exact: ir.Model, before: ir.Model, after: ir.Model, samples: Samples) -> bool:
+def _is_better(
+    exact: ir.Model, before: ir.Model, after: ir.Model, samples: Samples, seen: int
+) -> bool:
     """Say whether answers to other samples, if there are any, come closer to the exact ones."""
-    rest = itertools.islice(samples, SAMPLES, SAMPLES + CHECKS)
+    checks = few(exact, samples, CHECKS)
+    rest = itertools.islice(samples, seen, seen + checks)
     feeds = [one_sample(exact, each) for each in rest]
-    feeds = feeds or [one_sample(exact, each) for each in itertools.islice(samples, CHECKS)]
+    feeds = feeds or [one_sample(exact, each) for each in itertools.islice(samples, checks)]
     sessions = [Session(model, optimize=True) for model in (exact, before, after)]
     meters = [ParityMeter(), ParityMeter()]
     for each in feeds:
