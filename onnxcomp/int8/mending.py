@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxcomp.int8.building import Bench, build, with_answers, with_correction, with_latency
+from onnxcomp.int8.building import (
+    Bench,
+    build,
+    new_steps,
+    with_answers,
+    with_correction,
+    with_latency,
+)
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.regions import losing_nodes
+from onnxcomp.int8.schemes import CORRECT
 from onnxcomp.int8.sensitivity import Cost, sweep
 from onnxcomp.judging import shortfall_db
 from onnxcomp.stages import stage
@@ -16,8 +23,8 @@ from onnxcomp.stages import stage
 # How often the number of values to give back is doubled, and how much more (dB) is aimed at.
 ATTEMPTS = 6
 MARGIN = 0.5
-# Biases are corrected in every attempt only where that gains so much (dB): it takes seconds.
-CORRECTED_GAIN = 1.0
+# Biases are corrected in every attempt only where that gains so much (dB) in so little time.
+CORRECTED_GAIN, CORRECTED_SECONDS = 1.0, 1.5
 
 
 def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
@@ -45,10 +52,10 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     doubled where that was too few.
     """
     better = with_correction(bench, candidate)
-    if better is not None and _gain_db(better, candidate) >= CORRECTED_GAIN:
+    if better is not None and better.holds:
+        return better
+    if better is not None and _is_worth_repeating(bench, better, candidate):
         candidate = better
-    if candidate.holds:
-        return candidate
     inputs = bench.context.inputs
     assert inputs.calibration is not None
     assert bench.prepared.ranges is not None
@@ -71,14 +78,13 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     return None
 
 
-def _gain_db(better: Candidate, candidate: Candidate) -> float:
-    if better.evidence is None or candidate.evidence is None:
-        return 0.0
-    return (
-        math.inf
-        if better.holds
-        else (better.evidence.parity.sqnr_db - candidate.evidence.parity.sqnr_db)
-    )
+def _is_worth_repeating(bench: Bench, better: Candidate, candidate: Candidate) -> bool:
+    """Say whether biases should be corrected in every attempt; what ships has them corrected."""
+    seconds = sum(step.seconds for step in new_steps(bench, better.done) if step.name == CORRECT)
+    assert better.evidence is not None
+    assert candidate.evidence is not None
+    gain = better.evidence.parity.sqnr_db - candidate.evidence.parity.sqnr_db
+    return gain >= CORRECTED_GAIN and seconds <= CORRECTED_SECONDS
 
 
 def _built(bench: Bench, plan: Candidate) -> Candidate | None:
