@@ -38,8 +38,10 @@ PATIENCE = 10.0
 HOPEFUL = 0.9
 # How often regions that are slower in int8 are looked for: giving one back moves the borders.
 REGION_ROUNDS = 2
-# Two speeds nearer than this are taken for equal, and the smaller file wins.
-EQUAL = 0.03
+# Two speeds nearer than this are taken for equal, and the smaller file wins; of two as small (in
+# steps of this share), the one that was built first.
+EQUAL = 0.05
+AS_SMALL = 0.02
 
 
 @dataclass(frozen=True)
@@ -171,14 +173,15 @@ def _corrected(bench: Bench, best: Candidate) -> Candidate:
 
 
 def _best(bench: Bench, found: Sequence[Candidate]) -> Candidate | None:
-    """Return the fastest that holds; of those as fast, the smallest."""
+    """Return the fastest that holds; of those as fast, the smallest; of those, the first."""
     if not bench.timed:
         return next((each for each in found if each.holds), None)
     least = {True: WORTH, False: SLOWER}
     good = [each for each in found if each.holds and each.speedup >= least[each.scheme.computes]]
     fastest = max((each.speedup for each in good if each.scheme.computes), default=0.0)
     near = [each for each in good if each.speedup >= (1 - EQUAL) * fastest]
-    return min(near, key=lambda each: each.bytes, default=None)
+    least_bytes = min((each.bytes for each in near), default=0)
+    return next((each for each in near if each.bytes <= (1 + AS_SMALL) * least_bytes), None)
 
 
 def _measured_again(bench: Bench, best: Candidate) -> Candidate:
