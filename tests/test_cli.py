@@ -358,3 +358,21 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [("--min-speedup", 1000, "less than 1000x"), ("--min-int8-macs", 1.0, "less than 100.0%")],
+)
+def test_what_is_required_and_missed_exits_1_and_is_written(
+    option: str, value: float, word: str, tmp_path: Path
+) -> None:
+    out, recipe = tmp_path / "o.onnx", tmp_path / "r.toml"
+    arguments = ["--int8", "--calib", DATA, "--samples", 40, "--exclude", "/conv1/*", "-o", out]
+    result = run("optimize", CNN, *arguments, option, value, "--save-recipe", recipe, "--json")
+    assert result.exit_code == 1
+    assert word in result.stderr
+    assert f"{out} is written all the same" in result.stderr
+    assert word in json.loads(result.stdout)["problems"][0]
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    assert "quantize-static" in recipe.read_text()
