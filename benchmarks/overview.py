@@ -16,8 +16,8 @@ from onnxcomp.api import compare
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 HEAD = (
-    "| model | nodes | lossless nodes | lossless size | speed | int8 size | speed | "
-    "SQNR dB | metric | int8 MACs |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| model | nodes | lossless nodes | lossless size | speed | int8 form | size | speed | "
+    "SQNR dB | metric | int8 MACs |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -34,7 +34,7 @@ def row(path: Path) -> str:
     int8 = onnxcomp.optimize(path, int8=True, calib=calib)
     before, after, small = lossless.report.before.cost, lossless.report.after.cost, int8.report
     speed = compare(path, lossless.model, calib=calib, samples=4, bench=True).latency
-    rolled_back = any(step.status == "rolled-back" for step in small.steps)
+    form = next((each.scheme.name for each in small.candidates if each.chosen), "none")
     sqnr = small.parity.sqnr_db if small.parity else float("nan")
     metric = f"{small.metric.before:.4f} -> {small.metric.after:.4f}" if small.metric else ""
     cells = [
@@ -43,7 +43,8 @@ def row(path: Path) -> str:
         str(after.nodes),
         f"{after.bytes / before.bytes:.2f}x",
         f"{speed.speedup:.2f}x" if speed else "",
-        f"{small.after.cost.bytes / before.bytes:.2f}x" + (" (rolled back)" if rolled_back else ""),
+        form,
+        f"{small.after.cost.bytes / before.bytes:.2f}x",
         f"{small.latency.speedup:.2f}x" if small.latency else "",
         "exact" if sqnr == float("inf") else f"{sqnr:.1f}",
         metric,
