@@ -144,8 +144,8 @@ def optimize(
     if not passed:
         raise ContractError(f"nothing written: {report.parity_problems[0]}")
     if report.problems:
-        written = f"; {report.written} is written all the same" if report.written else ""
-        raise ContractError("; ".join(report.problems) + written)
+        where = f"; {report.written} is written all the same" if report.written else ""
+        raise ContractError("; ".join(report.problems) + where)
 
 
 def _print_diff(before: Path, after: ir.Model, report: Report, *, as_json: bool) -> None:
