@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from case_pages import parse
 from int8_nets import mobile_net, normal_feeds, quantized, run_pass, set_weight, sqnr_db, weight
+from onnxcomp.calibration.samples import open_samples
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.graph import Array
-from onnxcomp.registry import Outcome
-from onnxcomp.runtime import Session
+from onnxcomp.registry import Outcome, apply, find_pass
+from onnxcomp.runtime import Session, input_specs
 
 PASS = "equalize-channels"
 
@@ -267,3 +268,23 @@ def test_int8_recovers_from_uneven_channels(per_channel: bool, gain: float) -> N
     )
     assert better > 25
     assert better > plain + gain, (plain, better)
+
+
+def test_random_samples_only_do_where_a_normalization_tells_the_reach() -> None:
+    """What batch normalization has learnt of a value must not be scaled away from under it."""
+    model = uneven(CHAIN.replace("OP", "Relu (c)"), "c")
+    random = open_samples("random:4", input_specs(model), model=model)
+    outcome = apply(find_pass(PASS), model, {}, {"samples": random})
+    assert outcome.sites == 0
+    assert reasons(outcome) == ["random samples say nothing of how far its channels reach"]
+    text = """agraph (float[N, 5, 8] x) => (float[N, 5, 4] y)
+    <float[8] g, float[8] b, float[8, 4] w>
+    { n = LayerNormalization (x, g, b)  y = MatMul (n, w) }"""
+    model = parse(text, 17)
+    gains = np.ones(8, np.float32)
+    gains[0] = 1000
+    (norm,) = (node for node in model.graph if node.op_type == "LayerNormalization")
+    assert norm.inputs[1] is not None
+    norm.inputs[1].const_value = ir.tensor(gains, name="g")
+    random = open_samples("random:4", input_specs(model), model=model)
+    assert apply(find_pass(PASS), model, {}, {"samples": random}).sites == 1

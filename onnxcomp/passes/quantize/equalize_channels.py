@@ -9,8 +9,14 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import Array, array, label, rank
-from onnxcomp.passes.quantize._coupling import Coupled, Port, find_coupled, size_of
+from onnxcomp.graph import Array, array, is_op, label, rank
+from onnxcomp.passes.quantize._coupling import (
+    NORMALIZATIONS,
+    Coupled,
+    Port,
+    find_coupled,
+    size_of,
+)
 from onnxcomp.passes.quantize._taps import tap
 from onnxcomp.registry import Effect, leave, measured, register
 
@@ -37,9 +43,12 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
     (arXiv 2211.10438).
 
     Left alone when anything else makes or reads the value, when a weight is shared with nodes
-    elsewhere, and when no channel stands out.
+    elsewhere, when no channel stands out, and where samples are random, unless a normalization
+    makes the value, whose own weights tell its reach.
     """
-    sets = [found for found in find_coupled(model.graph) if _scalable(found)]
+    sets = [
+        found for found in find_coupled(model.graph) if _scalable(found, random=samples.synthetic)
+    ]
     reaches = _reaches(model, sets, samples)
     first = [reach.copy() for reach in reaches]
     changed: dict[int, None] = {}
@@ -54,8 +63,10 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
     return len(changed)
 
 
-def _scalable(coupled: Coupled) -> bool:
+def _scalable(coupled: Coupled, *, random: bool) -> bool:
     reason = coupled.pinned or _problem(coupled)
+    if random and not all(is_op(port.node, *NORMALIZATIONS) for port in coupled.makers):
+        reason = reason or "random samples say nothing of how far its channels reach"
     if reason:
         for port in coupled.makers:
             leave(port.node, reason)
