@@ -135,6 +135,7 @@ def after_steps(steps: Sequence[Step], context: Context, done: Done) -> Done:
             "target": find_target(context.recipe.target),
             "samples": context.inputs.calibration,
             "original": after.exact,
+            "unfused": context.original,
             "ranges": after.ranges,
         }
         check = structure_check(context) if found.effect is Effect.LOSSY else _close(context, after)

@@ -36,8 +36,7 @@ def run_pass(
 ) -> tuple[ir.Model, Outcome]:
     """Return what a pass makes of a model; `original` in `more` is a need, the rest are options."""
     needs: dict[str, object] = {"samples": samples_of(model, feeds), "target": TARGETS[target]}
-    if "original" in more:
-        needs["original"] = more.pop("original")
+    needs["original"] = needs["unfused"] = more.pop("original", model)
     after = model.clone()
     outcome = apply(find_pass(name), after, more, needs)
     sweep(after)

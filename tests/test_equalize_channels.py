@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,6 +16,8 @@ from int8_nets import mobile_net, normal_feeds, quantized, run_pass, set_weight,
 from onnxcomp.calibration.samples import open_samples
 from onnxcomp.calibration.synthetic import runnable_feeds
 from onnxcomp.graph import Array
+from onnxcomp.pipeline import run_lossless
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.registry import Outcome, apply, find_pass
 from onnxcomp.runtime import Session, input_specs
 
@@ -270,21 +274,19 @@ def test_int8_recovers_from_uneven_channels(per_channel: bool, gain: float) -> N
     assert better > plain + gain, (plain, better)
 
 
-def test_random_samples_only_do_where_a_normalization_tells_the_reach() -> None:
-    """What batch normalization has learnt of a value must not be scaled away from under it."""
-    model = uneven(CHAIN.replace("OP", "Relu (c)"), "c")
+NORMALIZED = """agraph (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y)
+<float[8, 4, 1, 1] w1, float[8] g, float[8] b, float[8] m, float[8] v = {1, 1, 1, 1, 1, 1, 1, 1},
+ float[4, 8, 1, 1] w2>
+{ c = Conv (x, w1)  n = BatchNormalization (c, g, b, m, v)  r = Relu (n)  y = Conv (r, w2) }"""
+
+
+def test_what_a_normalization_has_learnt_is_not_scaled_away_where_ranges_come_from_it() -> None:
+    unfused = uneven(NORMALIZED, "c")
+    model, _ = run_lossless(unfused, load_recipe("lossless").steps, None)
     random = open_samples("random:4", input_specs(model), model=model)
-    outcome = apply(find_pass(PASS), model, {}, {"samples": random})
+    outcome = apply(find_pass(PASS), model.clone(), {}, {"samples": random, "unfused": unfused})
     assert outcome.sites == 0
-    assert reasons(outcome) == ["random samples say nothing of how far its channels reach"]
-    text = """agraph (float[N, 5, 8] x) => (float[N, 5, 4] y)
-    <float[8] g, float[8] b, float[8, 4] w>
-    { n = LayerNormalization (x, g, b)  y = MatMul (n, w) }"""
-    model = parse(text, 17)
-    gains = np.ones(8, np.float32)
-    gains[0] = 1000
-    (norm,) = (node for node in model.graph if node.op_type == "LayerNormalization")
-    assert norm.inputs[1] is not None
-    norm.inputs[1].const_value = ir.tensor(gains, name="g")
-    random = open_samples("random:4", input_specs(model), model=model)
-    assert apply(find_pass(PASS), model, {}, {"samples": random}).sites == 1
+    assert "its range is what a batch normalization has learnt" in reasons(outcome)
+    for samples, before in ((random, model), (replace(random, synthetic=False), unfused)):
+        needs = {"samples": samples, "unfused": before}
+        assert apply(find_pass(PASS), model.clone(), {}, needs).sites == 1

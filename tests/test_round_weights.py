@@ -174,7 +174,7 @@ def test_inputs_that_are_not_finite_are_left_out() -> None:
 def test_random_samples_say_nothing(name: str) -> None:
     model = parse(LAYERS, 17)
     random = open_samples("random:4", input_specs(model), model=model)
-    needs = {"samples": random, "target": TARGETS["x86"], "original": model}
+    needs = {"samples": random, "target": TARGETS["x86"], "original": model, "unfused": model}
     assert apply(find_pass(name), model.clone(), {}, needs).sites == 0
 
 

@@ -26,6 +26,14 @@ def estimate_ranges(original: ir.Model, model: ir.Model) -> dict[str, Range]:
     in `model` they may be part of the operators before them, whose outputs have their names.
     Source: Nagel et al., 2019 (arXiv 1906.04721), section 4.
     """
+    return {
+        name: Range(float(each.lo.min()), float(each.hi.max()))
+        for name, each in known_moments(original, model).items()
+    }
+
+
+def known_moments(original: ir.Model, model: ir.Model) -> dict[str, Moments]:
+    """Return the moments of values by name, as `estimate_ranges` has them."""
     learnt = _normalized(original)
     typed = model.clone()
     infer_shapes(typed)
@@ -34,11 +42,7 @@ def estimate_ranges(original: ir.Model, model: ir.Model) -> dict[str, Range]:
         found = _of_node(node, learnt, known)
         if found is not None and all(np.isfinite(part).all() for part in (found.lo, found.hi)):
             known[node.outputs[0]] = found
-    return {
-        value.name: Range(float(each.lo.min()), float(each.hi.max()))
-        for value, each in known.items()
-        if value.name
-    }
+    return {value.name: found for value, found in known.items() if value.name}
 
 
 def _normalized(model: ir.Model) -> dict[str, Moments]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.calibration.data_free import known_moments
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, sole_consumer
 from onnxcomp.parity import ParityMeter
+from onnxcomp.passes.quantize._mean_errors import mean_error
 from onnxcomp.passes.quantize._numbers import BIAS_MAX, quantize_bias
 from onnxcomp.passes.quantize._pieces import Pieces
 from onnxcomp.passes.quantize._taps import few
@@ -47,7 +49,7 @@ class _Shift:
 
 
 @register(Effect.LOSSY)
-def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
+def correct_bias(model: ir.Model, original: ir.Model, samples: Samples, unfused: ir.Model) -> int:
     """Take the mean error of each channel of an int8 layer out of its bias.
 
     Rounded weights and inputs shift the mean of what a layer makes, and the shifts add up over a
@@ -56,12 +58,15 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
     with those before it corrected. A layer without a bias gets one. Sources: Nagel et al.,
     2019 (arXiv 1906.04721), section 4.2; Finkelstein et al., 2019 (arXiv 1906.03193).
 
+    Where samples are random, the mean inputs that batch normalization has learnt (`unfused` has
+    the normalizations) give the error of the weights: (W - Wq) E[x].
+
     Left alone where the error does not carry over from one half of the samples to the other, where
     the bias of a MatMul is not a float constant in an Add of its own, and altogether when the
-    answers to further samples do not come closer, or samples are random.
+    answers to further samples do not come closer.
     """
     if samples.synthetic:
-        return 0
+        return _correct_without_data(model, original, unfused)
     exact_nodes = {label(node): node for node in original.graph}
     tried = model.clone()
     limit = few(model, samples, SAMPLES)
@@ -91,6 +96,23 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples) -> int:
             _change_bias(model.graph, layer, shift.mean)
             measured(node, shift.before, shift.after)
     return len(shifts)
+
+
+def _correct_without_data(model: ir.Model, original: ir.Model, unfused: ir.Model) -> int:
+    """Take out of the biases what rounded weights make of the mean inputs that are known."""
+    known = known_moments(unfused, original)
+    exact_nodes = {label(node): node for node in original.graph}
+    corrected = 0
+    for node in list(model.graph):
+        twin = exact_nodes.get(label(node))
+        layer = _layer(node) if twin is not None and twin.op_type == node.op_type else None
+        shift = mean_error(node, twin, known) if layer is not None and twin is not None else None
+        if layer is None or shift is None:
+            continue
+        applied = _change_bias(model.graph, layer, shift)
+        measured(node, float(np.linalg.norm(shift)), float(np.linalg.norm(shift - applied)))
+        corrected += 1
+    return corrected
 
 
 def _is_better(

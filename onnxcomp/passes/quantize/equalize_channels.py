@@ -11,7 +11,6 @@ from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, rank
 from onnxcomp.passes.quantize._coupling import (
-    NORMALIZATIONS,
     Coupled,
     Port,
     find_coupled,
@@ -29,7 +28,7 @@ UNEVEN = 2.0
 
 
 @register(Effect.CLOSE)
-def equalize_channels(model: ir.Model, samples: Samples) -> int:
+def equalize_channels(model: ir.Model, samples: Samples, unfused: ir.Model) -> int:
     """Scale the channels of values so that all of them use the range of the widest.
 
     A value of 8 bits has one scale for all its channels, so those with small numbers are blurred.
@@ -43,12 +42,11 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
     (arXiv 2211.10438).
 
     Left alone when anything else makes or reads the value, when a weight is shared with nodes
-    elsewhere, when no channel stands out, and where samples are random, unless a normalization
-    makes the value, whose own weights tell its reach.
+    elsewhere, when no channel stands out, and where samples are random, when a batch normalization
+    (`unfused` has them) tells the range of the value as it is.
     """
-    sets = [
-        found for found in find_coupled(model.graph) if _scalable(found, random=samples.synthetic)
-    ]
+    learnt = _normalized(unfused) if samples.synthetic else frozenset()
+    sets = [found for found in find_coupled(model.graph) if _scalable(found, learnt)]
     reaches = _reaches(model, sets, samples)
     first = [reach.copy() for reach in reaches]
     changed: dict[int, None] = {}
@@ -63,10 +61,16 @@ def equalize_channels(model: ir.Model, samples: Samples) -> int:
     return len(changed)
 
 
-def _scalable(coupled: Coupled, *, random: bool) -> bool:
+def _normalized(model: ir.Model) -> frozenset[str]:
+    """Return the names of what batch normalizations make."""
+    made = (node.outputs[0].name for node in model.graph if is_op(node, "BatchNormalization"))
+    return frozenset(name for name in made if name)
+
+
+def _scalable(coupled: Coupled, learnt: frozenset[str]) -> bool:
     reason = coupled.pinned or _problem(coupled)
-    if random and not all(is_op(port.node, *NORMALIZATIONS) for port in coupled.makers):
-        reason = reason or "random samples say nothing of how far its channels reach"
+    if any(value.name in learnt for value in coupled.values):
+        reason = reason or "its range is what a batch normalization has learnt"
     if reason:
         for port in coupled.makers:
             leave(port.node, reason)
