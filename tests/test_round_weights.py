@@ -14,9 +14,10 @@ from case_pages import parse
 from int8_nets import Feeds, normal_feeds, quantized, run_pass, samples_of, sqnr_db, weight
 from onnxcomp.calibration.samples import open_samples
 from onnxcomp.graph import Array, array
+from onnxcomp.linear import gram
+from onnxcomp.linear.layers import find_layers
 from onnxcomp.model_io import load_model
-from onnxcomp.passes.quantize import _gram, round_weights
-from onnxcomp.passes.quantize._layers import find_layers
+from onnxcomp.passes.quantize import round_weights
 from onnxcomp.passes.quantize._numbers import quantize_weight
 from onnxcomp.passes.quantize._rounding import on_grid, round_rows, scale_of_rows, to_nearest
 from onnxcomp.pipeline import run_lossless
@@ -179,11 +180,11 @@ def test_random_samples_say_nothing(name: str) -> None:
 
 
 def test_a_few_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gram, "POSITIONS", 5)
-    monkeypatch.setattr(_gram, "GROUPED_POSITIONS", 5)
+    monkeypatch.setattr(gram, "POSITIONS", 5)
+    monkeypatch.setattr(gram, "GROUPED_POSITIONS", 5)
     model, feeds = parse(LAYERS, 17), normal_feeds("x", (1, 6, 9, 8), 4)
     layers = list(find_layers(model.graph))
-    for _, seen in _gram.look_at(model, layers, samples_of(model, feeds)):
+    for _, seen in gram.look_at(model, layers, samples_of(model, feeds)):
         assert seen is not None
         assert max(rows.shape[1] for rows in seen.rows) <= 5
 

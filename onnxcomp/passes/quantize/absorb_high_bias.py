@@ -11,9 +11,9 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, saturation, sole_consumer, tensor
+from onnxcomp.linear.layers import Layer, find_layers, is_shared, pads_of
+from onnxcomp.linear.taps import tap
 from onnxcomp.passes.quantize._eligibility import gemm_bias
-from onnxcomp.passes.quantize._layers import Layer, find_layers, is_shared, pads_of
-from onnxcomp.passes.quantize._taps import tap
 from onnxcomp.registry import Effect, leave, measured, register
 
 SAMPLES = 16

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import Array
-from onnxcomp.passes.quantize._layers import (
+from onnxcomp.linear.layers import (
     Layer,
     decibels,
     find_layers,

@@ -14,11 +14,11 @@ from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, sole_consumer
+from onnxcomp.linear.pieces import Pieces
+from onnxcomp.linear.taps import few
 from onnxcomp.parity import ParityMeter
 from onnxcomp.passes.quantize._mean_errors import mean_error
 from onnxcomp.passes.quantize._numbers import BIAS_MAX, quantize_bias
-from onnxcomp.passes.quantize._pieces import Pieces
-from onnxcomp.passes.quantize._taps import few
 from onnxcomp.registry import Effect, leave, measured, register
 from onnxcomp.runtime import Session
 

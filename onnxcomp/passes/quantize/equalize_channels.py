@@ -10,13 +10,13 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, rank
+from onnxcomp.linear.taps import tap
 from onnxcomp.passes.quantize._coupling import (
     Coupled,
     Port,
     find_coupled,
     size_of,
 )
-from onnxcomp.passes.quantize._taps import tap
 from onnxcomp.registry import Effect, leave, measured, register
 
 SAMPLES = 4

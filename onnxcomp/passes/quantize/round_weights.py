@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
-from onnxcomp.passes.quantize._gram import Seen, look_at
-from onnxcomp.passes.quantize._layers import (
+from onnxcomp.linear.gram import Seen, look_at
+from onnxcomp.linear.layers import (
     Layer,
     decibels,
     find_layers,

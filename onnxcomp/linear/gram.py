@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.graph import Array
-from onnxcomp.passes.quantize._layers import Layer
-from onnxcomp.passes.quantize._taps import few, tap
+from onnxcomp.linear.layers import Layer
+from onnxcomp.linear.taps import few, tap
 
 # Samples that are looked at, every fourth of which is for the check; positions of each, of which
 # the small matrices of groups need fewer; and layers of which all that is held at a time.

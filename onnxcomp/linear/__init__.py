@@ -1,0 +1,1 @@
+"""Layers that multiply by a constant weight: their matrices, and what flows through them."""
