@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.graph import Array, inner_graphs
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Feeds, Session
 
 # Bytes that are held; beyond, there are fewer samples from there on, but not fewer than these.
 MEMORY = 100_000_000
@@ -30,7 +29,7 @@ class Pieces:
     def __init__(
         self,
         model: ir.Model,
-        samples: Samples,
+        samples: Iterable[Feeds],
         limit: int,
         *,
         held: Iterable[str] = (),

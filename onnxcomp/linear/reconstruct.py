@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
-from onnxcomp.cost import Dims, concrete_shapes, node_macs, one_sample
+from onnxcomp.cost import Dims, concrete_shapes, each_sample, node_macs, one_sample
 from onnxcomp.graph import Array, label
 from onnxcomp.linear.biases import replace_bias
 from onnxcomp.linear.gram import CHECKED, SEED
@@ -76,9 +77,11 @@ def reconstruct(
         return []
     shapes = concrete_shapes(teacher, first)
     limit = _limit(teacher, one_sample(teacher, first), shapes)
-    own = Pieces(student, samples, limit, memory=MEMORY)
+    single = (each for batch in samples for each in each_sample(teacher, batch))
+    feeds = list(itertools.islice(single, limit))
+    own = Pieces(student, feeds, limit, memory=MEMORY)
     held = [name for pair in pairs for name in pair.held]
-    exact = Pieces(teacher, samples, limit, held=held, memory=MEMORY)
+    exact = Pieces(teacher, feeds, limit, held=held, memory=MEMORY)
     reasons = _unsolvable(pairs, len(own), shapes)
     found = (_fit(student.graph, pair, own, exact, reasons.get(pair, "")) for pair in pairs)
     return [each for each in found if each is not None]
