@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxcomp.channels.ids import SHIFTED, Axes, Ids, Unruled
-from onnxcomp.channels.splits import Splits
+from onnxcomp.channels.ids import SHIFTED, Axes, Ids, UnruledError
 from onnxcomp.graph import dropout_is_inference, saturation
 from onnxcomp.symbolic.facts import Shape
 
@@ -33,23 +32,23 @@ _OF_A_ZERO = frozenset({"Mul", "PRelu"})
 _ALIGNED_SINCE = 7  # before, an attribute `axis` says where the second operand belongs
 
 
-def _unary(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _unary(node: ir.Node, ids: Ids) -> list[Axes]:
     axes = ids.of(node.inputs[0])
     if node.op_type == "Dropout" and not dropout_is_inference(node):
-        raise Unruled("it drops at random")
+        raise UnruledError("it drops at random")
     if node.op_type in _SHIFT_ZERO and saturation(node) is None:
         for axis in axes:
             ids.note(axis, SHIFTED)
     return [list(axes) for _ in node.outputs]
 
 
-def _elementwise(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _elementwise(node: ir.Node, ids: Ids) -> list[Axes]:
     shape = ids.facts.shape(node.outputs[0])
     graph = node.graph
     if shape is None or graph is None:
-        raise Unruled("the shape of its result is not known")
+        raise UnruledError("the shape of its result is not known")
     if "axis" in node.attributes or (node.op_type == "PRelu" and _is_old(graph)):
-        raise Unruled("its operands are aligned in the manner of an old opset")
+        raise UnruledError("its operands are aligned in the manner of an old opset")
     axes: Axes = [None] * len(shape)
     tie_broadcast(ids, node, node.inputs, axes, shape)
     _note_shifts(node, ids, axes)

@@ -56,9 +56,10 @@ def _by_pattern(ids: Ids, lines: list[_Line]) -> Iterator[tuple[list[int], NDArr
         widths.append(counts)
     if not roots:
         return
-    root, number, width = (np.concatenate(each) for each in (roots, numbers, widths))
-    order = np.lexsort((number, root))
-    root, rows = root[order], np.stack([number[order], width[order]], axis=1)
+    every = np.concatenate(roots)
+    order = np.argsort(every, kind="stable")  # the lines of a class stay in order
+    root = every[order]
+    rows = np.stack([np.concatenate(numbers)[order], np.concatenate(widths)[order]], axis=1)
     starts = np.flatnonzero(np.diff(root, prepend=-1))
     patterns: dict[bytes, list[int]] = {}
     if not len(root):
@@ -83,7 +84,11 @@ def _group(ids: Ids, lines: list[_Line], classes: NDArray[np.intp]) -> Group:
         if part is not None:
             ports[mark.role].append(Port(mark.node, part))
     makers, readers = tuple(ports["maker"]), tuple(ports["reader"])
-    name = label((makers or readers or tuple(ports["depthwise"]))[0].node) if any(ports.values()) else ""
+    name = (
+        label((makers or readers or tuple(ports["depthwise"]))[0].node)
+        if any(ports.values())
+        else ""
+    )
     return Group(name, len(classes), parts, makers, readers, tuple(ports["depthwise"]))
 
 

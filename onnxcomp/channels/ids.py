@@ -24,7 +24,7 @@ SUMMED = 2  # such a product sums over it
 SHIFTED = 4  # an operator may make something else than 0 of 0
 
 
-class Unruled(Exception):
+class UnruledError(Exception):
     """No rule holds for a node, and why."""
 
 
@@ -38,16 +38,41 @@ class PortMark:
     axis: int
 
 
+@dataclass(frozen=True)
+class Pair:
+    """An axis before and one behind a Reshape with a digit in common.
+
+    The digit of an index is index // `below` % `size`, with a `below` for each side.
+    """
+
+    source: int
+    target: int
+    size: int
+    below: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A place where one of several pairs must be chosen."""
+
+    node: ir.Node
+    pairs: tuple[Pair, ...]
+    source: Axes
+    target: Axes
+
+
 class Ids:
     """The ids of every axis of every value, as a union-find that is resolved in bulk.
 
-    `axes` holds the ids by value; `marks` the weights that make or read channels.
+    `axes` holds the ids by value, `marks` the weights that make or read channels, `splits` the
+    Reshapes that are not decided on.
     """
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.axes: dict[ir.Value, Axes] = {}
         self.marks: list[PortMark] = []
+        self.splits: list[Split] = []
         self.reasons: list[tuple[ir.Node | None, str]] = []
         self._parent = np.arange(1024)
         self._notes = np.zeros(1024, np.int8)
@@ -57,10 +82,10 @@ class Ids:
 
     # ------------------------------------------------------------ making
     def of(self, value: ir.Value | None) -> Axes:
-        """Return the ids of a value's axes, new ones at first sight; raise where no rank is known."""
+        """Return the ids of a value's axes, new ones at first sight; raise without a rank."""
         shape = self.facts.shape(value)
         if value is None or shape is None:
-            raise Unruled("the shape of an input is not known")
+            raise UnruledError("the shape of an input is not known")
         if value not in self.axes:
             self.axes[value] = self.new_axes(shape)
         return self.axes[value]
@@ -82,11 +107,7 @@ class Ids:
     def fixed(self, shape: Shape, node: ir.Node | None, reason: str) -> Axes:
         """Return ids of axes that must stay whole."""
         code = self._code(node, reason)
-        many = [isinstance(dim, int) and dim > 1 for dim in shape]
-        return [
-            np.full(int(dim), code) if several else None  # type: ignore[arg-type]
-            for dim, several in zip(shape, many, strict=True)
-        ]
+        return [np.full(dim, code) if isinstance(dim, int) and dim > 1 else None for dim in shape]
 
     def _code(self, node: ir.Node | None, reason: str) -> int:
         if not self.reasons or self.reasons[-1] != (node, reason):
@@ -99,7 +120,7 @@ class Ids:
         if first is None and second is None:
             return
         if first is None or second is None or first.shape != second.shape:
-            raise Unruled("two axes that should be equal have sizes that are not known to be")
+            raise UnruledError("two axes that should be equal have sizes that are not known to be")
         if first is second:
             return
         both = (first >= 0) & (second >= 0)

@@ -6,14 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.channels.elementwise_rules import tie_broadcast
-from onnxcomp.channels.ids import HEAD, SHIFTED, SUMMED, Axes, Axis, Ids, Unruled
-from onnxcomp.channels.splits import Splits
+from onnxcomp.channels.ids import HEAD, SHIFTED, SUMMED, Axes, Axis, Ids, UnruledError
 from onnxcomp.graph import tensor
 
 SPATIAL = "it slides over these places"
 
 
-def _conv(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _conv(node: ir.Node, ids: Ids) -> list[Axes]:
     source, weight = ids.of(node.inputs[0]), ids.of(node.inputs[1])
     groups, channels = node.attributes.get_int("group", 1), _channels(node, ids, 0)
     _need_constant(node.inputs[1])
@@ -36,7 +35,7 @@ def _conv(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [[source[0], weight[0], *_spatial(node, ids)]]
 
 
-def _conv_transpose(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _conv_transpose(node: ir.Node, ids: Ids) -> list[Axes]:
     source, weight = ids.of(node.inputs[0]), ids.of(node.inputs[1])
     groups, channels = node.attributes.get_int("group", 1), _channels(node, ids, 0)
     _need_constant(node.inputs[1])
@@ -59,27 +58,27 @@ def _conv_transpose(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [[source[0], made, *_spatial(node, ids)]]
 
 
-def _gemm(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _gemm(node: ir.Node, ids: Ids) -> list[Axes]:
     turned, across = (node.attributes.get_int(name, 0) for name in ("transA", "transB"))
     made = _multiply(node, ids, (1, 0) if turned else (0, 1), (1, 0) if across else (0, 1))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         shape = ids.facts.shape(node.outputs[0])
         if shape is None:
-            raise Unruled("the shape of its result is not known")
+            raise UnruledError("the shape of its result is not known")
         _note_free(ids, made, ids.of(node.inputs[2]))
         tie_broadcast(ids, node, [node.inputs[2]], made, shape)
     return [made]
 
 
-def _matmul(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _matmul(node: ir.Node, ids: Ids) -> list[Axes]:
     ranks = [len(ids.of(value)) for value in node.inputs]
     if min(ranks) < 2:
-        raise Unruled("a vector is multiplied")
+        raise UnruledError("a vector is multiplied")
     places = [(rank - 2, rank - 1) for rank in ranks]
     made = _multiply(node, ids, places[0], places[1])
     shape = ids.facts.shape(node.outputs[0])
     if shape is None:
-        raise Unruled("the shape of its result is not known")
+        raise UnruledError("the shape of its result is not known")
     batch: Axes = [None] * (len(shape) - 2)
     for value in node.inputs:
         axes = ids.of(value)[:-2]
@@ -90,9 +89,7 @@ def _matmul(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [[*batch, *made]]
 
 
-def _multiply(
-    node: ir.Node, ids: Ids, first: tuple[int, int], second: tuple[int, int]
-) -> Axes:
+def _multiply(node: ir.Node, ids: Ids, first: tuple[int, int], second: tuple[int, int]) -> Axes:
     """Tie the axis that is summed over; return the ids of the result's rows and columns."""
     left, right = node.inputs[0], node.inputs[1]
     a, b = ids.of(left), ids.of(right)
@@ -120,7 +117,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 def _need_constant(value: ir.Value | None) -> None:
     if not _is_constant(value):
-        raise Unruled("its weight is computed")
+        raise UnruledError("its weight is computed")
 
 
 def _channels(node: ir.Node, ids: Ids, axis: int, *, weight: bool = False) -> int:
@@ -128,13 +125,13 @@ def _channels(node: ir.Node, ids: Ids, axis: int, *, weight: bool = False) -> in
     shape = ids.facts.shape(node.inputs[1 if weight else 0])
     found = shape[axis if weight else 1] if shape is not None else None
     if not isinstance(found, int):
-        raise Unruled("the number of its channels is not known")
+        raise UnruledError("the number of its channels is not known")
     return found
 
 
 def _by_group(axis: Axis, groups: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
     if axis is None or len(axis) % groups:
-        raise Unruled("its channels do not divide into its groups")
+        raise UnruledError("its channels do not divide into its groups")
     return axis.reshape(groups, -1)
 
 
@@ -143,7 +140,7 @@ def _tie_blocks(ids: Ids, made: Axis, source: Axis, groups: int) -> None:
     if source is None and made is None:
         return
     if source is None:
-        raise Unruled("it makes several results of one channel")
+        raise UnruledError("it makes several results of one channel")
     for column in _by_group(made, groups).T:
         ids.tie(source, column)
 
@@ -170,7 +167,7 @@ def _note_free(ids: Ids, made: Axes, bias: Axes) -> None:
 def _spatial(node: ir.Node, ids: Ids) -> Axes:
     shape = ids.facts.shape(node.outputs[0])
     if shape is None:
-        raise Unruled("the shape of its result is not known")
+        raise UnruledError("the shape of its result is not known")
     return ids.fixed(shape[2:], node, SPATIAL)
 
 

@@ -60,9 +60,7 @@ def _silence_uses(part: Part, twin: ir.Value, chosen: NDArray[np.intp], facts: F
             _silence(node, index, part, chosen, facts)
 
 
-def _silence(
-    node: ir.Node, index: int, part: Part, chosen: NDArray[np.intp], facts: Facts
-) -> None:
+def _silence(node: ir.Node, index: int, part: Part, chosen: NDArray[np.intp], facts: Facts) -> None:
     """Let a node read zeros at the places of some channels of an operand."""
     graph, value, shape = node.graph, node.inputs[index], facts.shape(part.value)
     assert isinstance(graph, ir.Graph)
@@ -74,7 +72,7 @@ def _silence(
         data[(slice(None),) * part.axis + (places,)] = 0
         node.replace_input_with(index, add_constant(graph, data, f"{value.name}.silent"))
         return
-    mask = np.ones([shape[part.axis], *[1] * (len(shape) - part.axis - 1)], np.float32)
+    mask = np.ones([int(shape[part.axis]), *[1] * (len(shape) - part.axis - 1)], np.float32)
     mask[places] = 0
     factor = add_constant(graph, mask, f"{value.name}.mask")
     product = ir.Node("", "Mul", [value, factor])

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxcomp.channels.elementwise_rules import tie_broadcast
-from onnxcomp.channels.ids import Axes, Axis, Ids, Unruled
+from onnxcomp.channels.ids import Axes, Axis, Ids, UnruledError
 from onnxcomp.channels.sizes import tie_sizes
-from onnxcomp.channels.splits import Splits
+from onnxcomp.channels.splits import reshape
 from onnxcomp.graph import integers
 from onnxcomp.symbolic.facts import Facts, Shape
 from onnxcomp.symbolic.movement_rules import slice_operands
@@ -24,46 +24,46 @@ def shape_of(ids: Ids, value: ir.Value | None) -> Shape:
     """Return a shape; raise where no rank is known."""
     shape = ids.facts.shape(value)
     if shape is None:
-        raise Unruled(UNKNOWN_SHAPE)
+        raise UnruledError(UNKNOWN_SHAPE)
     return shape
 
 
-def _transpose(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _transpose(node: ir.Node, ids: Ids) -> list[Axes]:
     axes = ids.of(node.inputs[0])
     order = node.attributes.get_ints("perm") or range(len(axes))[::-1]
     return [[axes[axis] for axis in order]]
 
 
-def _unsqueeze(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _unsqueeze(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, added = ids.of(node.inputs[0]), axes_of(node, ids.facts)
     if not added:
-        raise Unruled("its axes are not constant")
+        raise UnruledError("its axes are not constant")
     rank = len(axes) + len(added)
     places, rest = {normalized(axis, rank) for axis in added}, iter(axes)
     return [[None if axis in places else next(rest) for axis in range(rank)]]
 
 
-def _squeeze(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _squeeze(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, removed = ids.of(node.inputs[0]), axes_of(node, ids.facts)
     shape = shape_of(ids, node.inputs[0])
     if removed is None or (not removed and not all(isinstance(dim, int) for dim in shape)):
-        raise Unruled("its axes are not constant")
+        raise UnruledError("its axes are not constant")
     places = {normalized(axis, len(axes)) for axis in removed}
     places = places or {axis for axis, dim in enumerate(shape) if dim == 1}
     if any(axes[axis] is not None for axis in places):
-        raise Unruled("it removes an axis of several indices")
+        raise UnruledError("it removes an axis of several indices")
     return [[axis for place, axis in enumerate(axes) if place not in places]]
 
 
-def _reshape(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _reshape(node: ir.Node, ids: Ids) -> list[Axes]:
     before, after = shape_of(ids, node.inputs[0]), shape_of(ids, node.outputs[0])
-    axes = splits.reshape(node, ids.of(node.inputs[0]), before, after)
+    axes = reshape(node, ids, before, after)
     if node.op_type == "Reshape":
         tie_sizes(node, ids, axes)
     return [axes]
 
 
-def _concat(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _concat(node: ir.Node, ids: Ids) -> list[Axes]:
     shape = shape_of(ids, node.outputs[0])
     place = normalized(node.attributes.get_int("axis", 1), len(shape))
     axes: Axes = list(ids.of(node.inputs[0]))
@@ -87,16 +87,16 @@ def _piece(axis: Axis, dim: object, ids: Ids, node: ir.Node) -> NDArray[np.intp]
     return single[: int(dim == 1)] if single is not None else np.zeros(0, np.intp)
 
 
-def _split(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _split(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, source = ids.of(node.inputs[0]), shape_of(ids, node.inputs[0])
     place = normalized(node.attributes.get_int("axis", 0), len(axes))
     sizes = [shape_of(ids, output)[place] for output in node.outputs]
     whole = axes[place]
     if not isinstance(source[place], int) or not all(isinstance(size, int) for size in sizes):
-        raise Unruled("its sizes are not constant")
+        raise UnruledError("its sizes are not constant")
     if whole is None or sum(sizes) != len(whole):
-        raise Unruled("its sizes do not add up")
-    pieces = np.split(whole, np.cumsum([int(size) for size in sizes])[:-1])  # type: ignore[arg-type]
+        raise UnruledError("its sizes do not add up")
+    pieces = np.split(whole, np.cumsum([int(size) for size in sizes])[:-1])
     for piece in pieces:
         if len(piece) == 1:
             ids.pin(piece, node, "it takes a single channel")
@@ -105,7 +105,7 @@ def _split(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     ]
 
 
-def _slice(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _slice(node: ir.Node, ids: Ids) -> list[Axes]:
     axes = list(ids.of(node.inputs[0]))
     given = [value for value in node.inputs[1:] if value is not None]
     is_constant = all(integers(value) is not None for value in given)
@@ -123,7 +123,7 @@ def slice_ranges(node: ir.Node, facts: Facts) -> dict[int, NDArray[np.intp]]:
     starts, ends, axes, steps = slice_operands(node, facts)
     places = as_ints(axes)
     if places is None:
-        raise Unruled("its axes are not constant")
+        raise UnruledError("its axes are not constant")
     found: dict[int, NDArray[np.intp]] = {}
     for entry, axis in enumerate(places):
         place = normalized(axis, len(shape))
@@ -133,7 +133,7 @@ def slice_ranges(node: ir.Node, facts: Facts) -> dict[int, NDArray[np.intp]]:
         bounds = [None if each is None else as_ints(each[entry : entry + 1])
                   for each in (starts, ends, steps)]  # fmt: skip
         if any(bound is None for bound in bounds):
-            raise Unruled("where it starts and ends is not constant")
+            raise UnruledError("where it starts and ends is not constant")
         found[place] = np.arange(dim)[slice(*(int(bound[0]) for bound in bounds if bound))]
     return found
 
@@ -148,7 +148,7 @@ def _taken(axis: Axis, indices: NDArray[np.intp], ids: Ids, node: ir.Node) -> Ax
     return found
 
 
-def _gather(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _gather(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, shape = ids.of(node.inputs[0]), shape_of(ids, node.inputs[0])
     place = normalized(node.attributes.get_int("axis", 0), len(axes))
     indices, known = shape_of(ids, node.inputs[1]), integers(node.inputs[1])
@@ -168,7 +168,7 @@ def _gather(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [[*axes[:place], *middle, *axes[place + 1 :]]]
 
 
-def _expand(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _expand(node: ir.Node, ids: Ids) -> list[Axes]:
     shape = shape_of(ids, node.outputs[0])
     axes: Axes = [None] * len(shape)
     tie_broadcast(ids, node, node.inputs[:1], axes, shape)
@@ -177,7 +177,11 @@ def _expand(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
             axes[place] = ids.new(dim)
     content = ids.facts.content(node.inputs[1])
     ones = len(shape) if content is None else len(content)
-    free = [len(shape) - ones + place for place, item in enumerate(() if content is None else content) if item == 1]
+    free = [
+        len(shape) - ones + place
+        for place, item in enumerate(() if content is None else content)
+        if item == 1
+    ]
     named: Axes = [
         None if place in free or place < len(shape) - ones else axis
         for place, axis in enumerate(axes)
@@ -186,10 +190,10 @@ def _expand(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [axes]
 
 
-def _tile(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _tile(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, repeats = ids.of(node.inputs[0]), integers(node.inputs[1])
     if repeats is None or len(repeats) != len(axes):
-        raise Unruled("its repeats are not constant")
+        raise UnruledError("its repeats are not constant")
     dims = shape_of(ids, node.inputs[0])
     found: Axes = []
     for axis, times, dim in zip(axes, repeats, dims, strict=True):
@@ -202,11 +206,11 @@ def _tile(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [found]
 
 
-def _pad(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _pad(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, pads = ids.of(node.inputs[0]), pads_of(node, ids.facts)
     shape = shape_of(ids, node.outputs[0])
     if pads is None or len(pads) != 2 * len(axes):
-        raise Unruled("its pads are not constant")
+        raise UnruledError("its pads are not constant")
     given = len(node.inputs) < 2 or integers(node.inputs[1]) is not None
     constant = given and node.attributes.get_string("mode", "constant") == "constant"
     found: Axes = []
@@ -231,12 +235,12 @@ def pads_of(node: ir.Node, facts: Facts) -> Sequence[int] | None:
     return node.attributes.get_ints("pads")
 
 
-def _depth_to_space(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _depth_to_space(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, block = ids.of(node.inputs[0]), node.attributes.get_int("blocksize", 1)
     shape, reason = shape_of(ids, node.outputs[0]), "it moves between these places"
     ids.pin(axes[2:], node, reason)
     if axes[1] is None:
-        raise Unruled("the number of its channels is not known")
+        raise UnruledError("the number of its channels is not known")
     inner = node.attributes.get_string("mode", "DCR") == "CRD"
     table = axes[1].reshape(-1, block * block).T if inner else axes[1].reshape(block * block, -1)
     ids.tie_rows(table)
@@ -244,7 +248,7 @@ def _depth_to_space(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
     return [[axes[0], made, *ids.fixed(shape[2:], node, reason)]]
 
 
-def _space_to_depth(node: ir.Node, ids: Ids, splits: Splits) -> list[Axes]:
+def _space_to_depth(node: ir.Node, ids: Ids) -> list[Axes]:
     axes, block = ids.of(node.inputs[0]), node.attributes.get_int("blocksize", 1)
     shape, reason = shape_of(ids, node.outputs[0]), "it moves between these places"
     ids.pin(axes[2:], node, reason)

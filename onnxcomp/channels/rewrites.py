@@ -9,7 +9,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxcomp.channels.movement_rules import pads_of, slice_ranges
-from onnxcomp.channels.sizes import SIZE_OPERANDS, Piece, casts_between, count_of, origin, sizes_read, written_target
+from onnxcomp.channels.sizes import (
+    SIZE_OPERANDS,
+    Piece,
+    casts_between,
+    count_of,
+    origin,
+    sizes_read,
+    written_target,
+)
 from onnxcomp.edits import add_constant, node_like
 from onnxcomp.graph import array, integers, label, tensor
 from onnxcomp.symbolic.facts import Facts, Shape
@@ -20,9 +28,7 @@ from onnxcomp.symbolic.operands import as_ints, normalized
 class Cut:
     """What is known of a model before the cut, and which indices go along which axes."""
 
-    def __init__(
-        self, facts: Facts, gone: Mapping[tuple[ir.Value, int], NDArray[np.intp]]
-    ) -> None:
+    def __init__(self, facts: Facts, gone: Mapping[tuple[ir.Value, int], NDArray[np.intp]]) -> None:
         self.facts = facts
         self._gone = gone
         self._values = {value for value, _ in gone}
@@ -64,7 +70,7 @@ class Cut:
 
 
 def _group_count(node: ir.Node, cut: Cut) -> None:
-    """A depthwise layer has as many groups as channels."""
+    """Give a depthwise layer as many groups as it has channels."""
     channels = cut.before(node.inputs[0])[1]
     if node.attributes.get_int("group", 1) == channels and channels != 1:
         _set_int(node, "group", cut.after(node.inputs[0])[1])
@@ -160,7 +166,7 @@ def _gather(node: ir.Node, cut: Cut) -> None:
     size, shape = cut.size(node.inputs[0], axis), cut.before(node.inputs[1])
     picked = np.array([normalized(index, size) for index in known], np.intp)
     places = np.searchsorted(cut.left(node.inputs[0], axis), picked[~np.isin(picked, removed)])
-    new = places if len(shape) == 1 else places.reshape(shape)  # type: ignore[arg-type]
+    new = places if len(shape) == 1 else places.reshape([int(dim) for dim in shape])
     _give(node, 1, new, "indices")
 
 
@@ -216,7 +222,7 @@ def _new_sizes(
             continue
         if new[entry] == 0 and axis < len(before) and before[axis] == after[axis]:
             continue
-        new[entry] = after[axis]  # type: ignore[call-overload]
+        new[entry] = int(after[axis])
     return new
 
 

@@ -1,4 +1,4 @@
-"""The rules of all operators: each ties the indices of axes, or raises `Unruled`."""
+"""The rules of all operators: each ties the indices of axes, or raises `UnruledError`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from onnxcomp.channels.ids import Axes, Ids
 from onnxcomp.channels.linear_rules import LINEAR_RULES
 from onnxcomp.channels.movement_rules import MOVEMENT_RULES
 from onnxcomp.channels.normalization_rules import NORMALIZATION_RULES
-from onnxcomp.channels.splits import Splits
 
-Rule = Callable[[ir.Node, Ids, Splits], list[Axes]]
+Rule = Callable[[ir.Node, Ids], list[Axes]]
 
 RULES: dict[str, Rule] = {
     **ELEMENTWISE_RULES,

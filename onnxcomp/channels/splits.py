@@ -8,13 +8,13 @@ the whole graph has been seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxcomp.channels.ids import HEAD, Axes, Axis, Ids, Unruled
+from onnxcomp.channels.ids import HEAD, Axes, Ids, Pair, Split, UnruledError
 from onnxcomp.symbolic.dims import Dim
 from onnxcomp.symbolic.facts import Shape
 
@@ -25,101 +25,64 @@ PRIMES = (
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An axis before and one behind a Reshape with a digit in common.
-
-    The digit of an index is index // `below` % `size`, with a `below` for each side.
-    """
-
-    source: int
-    target: int
-    size: int
-    below: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Split:
-    """A place where one of several pairs must be chosen."""
-
-    node: ir.Node
-    pairs: tuple[Pair, ...]
-    source: Axes
-    target: Axes
+def reshape(node: ir.Node, ids: Ids, before: Shape, after: Shape) -> Axes:
+    """Return the ids behind a Reshape; raise where the sizes do not tell."""
+    source, pairs = ids.of(node.inputs[0]), common_digits(before, after)
+    whole = {
+        pair.target: pair.source
+        for pair in pairs
+        if before[pair.source] == after[pair.target] == pair.size
+    }
+    target = [
+        source[whole[place]] if place in whole else axis
+        for place, axis in enumerate(ids.new_axes(after))
+    ]
+    for block in _blocks([pair for pair in pairs if pair.target not in whole]):
+        ids.splits.append(Split(node, tuple(block), source, target))
+    followed, reached = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+    lost = [axis for place, axis in enumerate(source) if place not in followed]
+    made = [axis for place, axis in enumerate(target) if place not in reached]
+    ids.pin([*lost, *made], node, "a Reshape joins it with an open dim")
+    return target
 
 
-class Splits:
-    """The Reshapes of a model whose axes are not yet decided on."""
+def decide(ids: Ids) -> None:
+    """Choose in each Reshape the axis to follow, and keep the others whole."""
+    ids.resolve()
+    for split in ids.splits:
+        _follow(ids, split, max(split.pairs, key=lambda pair: _worth(ids, split, pair)))
+        ids.resolve()
+    ids.splits.clear()
 
-    def __init__(self, ids: Ids) -> None:
-        self._ids = ids
-        self._open: list[_Split] = []
 
-    def reshape(self, node: ir.Node, source: Axes, before: Shape, after: Shape) -> Axes:
-        """Return the ids behind a Reshape; raise where the sizes do not tell."""
-        pairs = common_digits(before, after)
-        target: Axes = [None] * len(after)
-        whole = {
-            (pair.source, pair.target)
-            for pair in pairs
-            if before[pair.source] == after[pair.target] == pair.size
-        }
-        for index, place in whole:
-            target[place] = source[index]
-        rest = [place for place in range(len(after)) if place not in {b for _, b in whole}]
-        made = self._ids.new_axes(tuple(after[place] for place in rest))
-        for place, axis in zip(rest, made, strict=True):
-            target[place] = axis
-        for block in _blocks([p for p in pairs if (p.source, p.target) not in whole]):
-            self._open.append(_Split(node, tuple(block), source, target))
-        followed = {pair.source for pair in pairs if pair.size > 1}
-        for index, axis in enumerate(source):
-            if index not in followed:
-                self._ids.pin(axis, node, "a Reshape puts it into an open dim")
-        reached = {pair.target for pair in pairs if pair.size > 1}
-        for place in rest:
-            if place not in reached:
-                self._ids.pin(target[place], node, "a Reshape makes it of an open dim")
-        return target
+def _worth(ids: Ids, split: Split, pair: Pair) -> tuple[bool, int, int]:
+    """Heads before others, then what leaves most to choose from, then the outer axis."""
+    source, target = split.source[pair.source], split.target[pair.target]
+    if source is None or target is None:
+        return False, 0, 0
+    joined = np.concatenate([source, target])
+    digit = np.concatenate([_by_digit(source, pair, 0), _by_digit(target, pair, 1)])
+    stay = np.unique(digit[ids.pinned_by(joined) > 0])
+    free = np.setdiff1d(np.arange(pair.size), stay)
+    if not len(free):
+        return False, 0, 0
+    count = _count_joined(ids.roots(joined), digit, free)
+    head = bool((ids.notes(joined) & HEAD).any())
+    return head and count > 1, count, pair.below[0]
 
-    def decide(self) -> None:
-        """Choose in each Reshape the axis to follow, and keep the others whole."""
-        self._ids.resolve()
-        for split in self._open:
-            best = max(split.pairs, key=lambda pair: self._worth(split, pair))
-            self._follow(split, best)
-            self._ids.resolve()
-        self._open.clear()
 
-    def _worth(self, split: _Split, pair: Pair) -> tuple[bool, int, int]:
-        """Heads before others, then what leaves most to choose from, then the outer axis."""
-        source, target = split.source[pair.source], split.target[pair.target]
-        if source is None or target is None or pair.size == 1:
-            return False, 0, 0
-        ids = self._ids
-        joined = np.concatenate([source, target])
-        label = np.concatenate([_by_digit(source, pair, 0), _by_digit(target, pair, 1)])
-        stay = np.unique(label[ids.pinned_by(joined) > 0])
-        free = np.setdiff1d(np.arange(pair.size), stay)
-        if not len(free):
-            return False, 0, 0
-        classes = _count_joined(ids.roots(joined), label, free)
-        head = bool((ids.notes(joined) & HEAD).any())
-        return head and classes > 1, classes, pair.below[0]
-
-    def _follow(self, split: _Split, pair: Pair) -> None:
-        source, target = split.source[pair.source], split.target[pair.target]
-        ids, reason = self._ids, "a Reshape cuts it along another axis"
-        kept_whole = [split.source[other.source] for other in split.pairs if other.source != pair.source]
-        kept_whole += [split.target[other.target] for other in split.pairs if other.target != pair.target]
-        ids.pin(kept_whole, split.node, reason)
-        if source is None or target is None:
-            ids.pin([source, target], split.node, reason)
-            return
-        before, after = _table(source, pair, 0), _table(target, pair, 1)
-        ids.tie_rows(before)
-        ids.tie_rows(after)
-        ids.tie(before[0], after[0])
+def _follow(ids: Ids, split: Split, pair: Pair) -> None:
+    others = [each for each in split.pairs if each is not pair]
+    whole = [split.source[each.source] for each in others if each.source != pair.source]
+    whole += [split.target[each.target] for each in others if each.target != pair.target]
+    ids.pin(whole, split.node, "a Reshape cuts it along another axis")
+    source, target = split.source[pair.source], split.target[pair.target]
+    assert source is not None
+    assert target is not None
+    before, after = _table(source, pair, 0), _table(target, pair, 1)
+    ids.tie_rows(before)
+    ids.tie_rows(after)
+    ids.tie(before[0], after[0])
 
 
 def _by_digit(axis: NDArray[np.intp], pair: Pair, side: int) -> NDArray[np.intp]:
@@ -151,11 +114,11 @@ def _count_joined(roots: NDArray[np.intp], digit: NDArray[np.intp], free: NDArra
 def common_digits(before: Shape, after: Shape) -> list[Pair]:
     """Return the digits that axes before and behind a Reshape have in common.
 
-    Raises `Unruled` where the sizes do not divide each other, or not for all sizes of open dims.
+    Raises `UnruledError` where the sizes do not divide each other, or not for all sizes of open dims.
     """
     found = [_digits_of_sizes(before, after, primes) for primes in PRIMES]
     if found[0] != found[1]:
-        raise Unruled("what a Reshape does depends on open dims")
+        raise UnruledError("what a Reshape does depends on open dims")
     return [
         Pair(*key[:2], size, below)
         for key, (size, below) in found[0].items()
@@ -169,17 +132,17 @@ def _digits_of_sizes(
     names = sorted({name for dim in (*before, *after) if isinstance(dim, Dim)
                     for factors, _ in dim.terms for name in factors})  # fmt: skip
     if len(names) > len(primes):
-        raise Unruled("too many open dims in a Reshape")
+        raise UnruledError("too many open dims in a Reshape")
     sizes = dict(zip(names, primes, strict=False))
     numbers = [[_size(dim, sizes) for dim in shape] for shape in (before, after)]
     if any(0 in side for side in numbers):
-        raise Unruled("a Reshape of no elements")
+        raise UnruledError("a Reshape of no elements")
     spans = [_spans(side) for side in numbers]
     if spans[0][0][1] != spans[1][0][1]:
-        raise Unruled("the sizes before and behind a Reshape are not known to agree")
+        raise UnruledError("the sizes before and behind a Reshape are not known to agree")
     cuts = sorted({cut for side in spans for span in side for cut in span})
-    if any(high % low for low, high in zip(cuts, cuts[1:], strict=False)):
-        raise Unruled("a Reshape cuts channels at uneven places")
+    if any(high % low for low, high in pairwise(cuts)):
+        raise UnruledError("a Reshape cuts channels at uneven places")
     found = {}
     for i, (low, high) in enumerate(spans[0]):
         for j, (start, end) in enumerate(spans[1]):
@@ -214,7 +177,9 @@ def _blocks(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Return pairs in groups that share axes."""
     blocks: list[list[Pair]] = []
     for pair in pairs:
-        near = [b for b in blocks if any(p.source == pair.source or p.target == pair.target for p in b)]
+        near = [
+            b for b in blocks if any(p.source == pair.source or p.target == pair.target for p in b)
+        ]
         merged = [*(each for block in near for each in block), pair]
         blocks = [block for block in blocks if block not in near] + [merged]
     return blocks

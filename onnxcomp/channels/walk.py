@@ -6,12 +6,13 @@ import onnx_ir as ir
 
 from onnxcomp.channels.grouping import group_channels
 from onnxcomp.channels.groups import Channels
-from onnxcomp.channels.ids import Ids, Unruled
+from onnxcomp.channels.ids import Axes, Axis, Ids, UnruledError
 from onnxcomp.channels.rules import RULES
 from onnxcomp.channels.sizes import pin_sizes
-from onnxcomp.channels.splits import Splits
+from onnxcomp.channels.splits import decide
 from onnxcomp.channels.twins import learn_shapes
 from onnxcomp.graph import inner_graphs, is_op, label, tensor
+from onnxcomp.symbolic.dims import Dim
 from onnxcomp.symbolic.propagate import NOT_VALID
 
 
@@ -28,30 +29,29 @@ def find_channels(model: ir.Model) -> Channels:
 def walk(model: ir.Model) -> Ids:
     """Return the ids of a model's channels, resolved."""
     ids = Ids(learn_shapes(model))
-    splits = Splits(ids)
     for value in model.graph.inputs:
         shape = ids.facts.shape(value)
         if shape is not None:
             ids.axes[value] = ids.fixed(shape, None, f"'{value.name}' is an input of the model")
     for node in model.graph:
         if tensor(node.outputs[0] if node.outputs else None) is None:
-            _visit(node, ids, splits)
+            _visit(node, ids)
     for value in model.graph.outputs:
         _pin_value(value, ids, None, f"'{value.name}' is an output of the model")
-    splits.decide()
+    decide(ids)
     return ids
 
 
-def _visit(node: ir.Node, ids: Ids, splits: Splits) -> None:
+def _visit(node: ir.Node, ids: Ids) -> None:
     rule = RULES.get(node.op_type)
     reason = "no rule for this operator"
     if rule is not None and is_op(node, node.op_type):
         try:
-            results = rule(node, ids, splits)
+            results = rule(node, ids)
             for output, axes in zip(node.outputs, results, strict=True):
                 if output.uses() or output.is_graph_output():
                     _give(output, axes, ids)
-        except Unruled as error:
+        except UnruledError as error:
             reason = str(error)
         except NOT_VALID:
             reason = "its operands are not what the operator takes"
@@ -60,19 +60,18 @@ def _visit(node: ir.Node, ids: Ids, splits: Splits) -> None:
     _pin_node(node, ids, f"{node.op_type} '{label(node)}': {reason}")
 
 
-def _give(output: ir.Value, axes: list[object], ids: Ids) -> None:
+def _give(output: ir.Value, axes: Axes, ids: Ids) -> None:
     """Note the ids of a result, which must have the sizes that are known of it."""
     shape = ids.facts.shape(output)
-    sizes = [1 if axis is None else len(axis) for axis in axes]  # type: ignore[arg-type]
-    known = shape is not None and len(shape) == len(sizes) and all(
-        dim == size or (size == 1 and not isinstance(dim, int))
-        for dim, size in zip(shape, sizes, strict=True)
-    )
-    if not known:
+    if shape is None or len(shape) != len(axes) or not all(map(_fits, axes, shape)):
         for axis in axes:
-            ids.pin(axis, output.producer(), "its shape is not known")  # type: ignore[arg-type]
-        raise Unruled("the shape of a result is not known")
-    ids.axes[output] = axes  # type: ignore[assignment]
+            ids.pin(axis, output.producer(), "its shape is not known")
+        raise UnruledError("the shape of a result is not known")
+    ids.axes[output] = axes
+
+
+def _fits(axis: Axis, dim: int | Dim) -> bool:
+    return len(axis) == dim if axis is not None else dim == 1 or isinstance(dim, Dim)
 
 
 def _pin_node(node: ir.Node, ids: Ids, reason: str) -> None:
