@@ -13,6 +13,10 @@ from onnxcomp.graph import Array
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # A factor beyond this for an input channel says that the rows do not determine it.
 LARGEST_SCALE = 10.0
+# The share of zeros from which on they are a pattern that stays: the weight was pruned.
+ZEROS = 0.01
+# Steps of conjugate gradients within a pattern; each brings a weight closer.
+STEPS = 24
 # Numbers that are gathered before they are multiplied.
 CHUNK = 2_000_000
 
@@ -123,9 +127,9 @@ def solve(equations: Equations, present: Affine, taps: int, *, has_bias: bool) -
 
     W = (Y X^T + l W0) (X X^T + l I)^-1 is pulled to the present weight W0, with a ridge l that is
     tried out; where there are fewer rows than columns, one factor for each input channel (of `taps`
-    columns) is tried too. With `has_bias` the bias is free: x and y are around their means, and b =
-    E[y] - W E[x]. Sources: Hoerl and Kennard, 1970, for the ridge; Kwon et al., 2022 (arXiv
-    2204.09656), for the factors.
+    columns) is tried too. Zeros of a pruned weight stay. With `has_bias` the bias is free: x and y
+    are around their means, and b = E[y] - W E[x]. Sources: Hoerl and Kennard, 1970, for the ridge;
+    Kwon et al., 2022 (arXiv 2204.09656), for the factors.
     """
     before = error_of(present, equations)
     best, least = None, before
@@ -141,25 +145,64 @@ def solve(equations: Equations, present: Affine, taps: int, *, has_bias: bool) -
     return None if best is None else Solved(best, before, least)
 
 
+def pattern(weight: Array) -> Array | None:
+    """Return where a pruned weight is not zero, or None for one that is not pruned."""
+    mask = weight != 0
+    return mask if mask.mean() <= 1 - ZEROS else None
+
+
 def _candidates(
     moments: Moments, equations: Equations, weight: Array, taps: int
 ) -> Iterator[Array]:
-    present = weight.astype(np.float64)
+    present, mask = weight.astype(np.float64), pattern(weight)
     for ridge in RIDGES:
-        yield _pulled(moments.xx, moments.yx, present, ridge)
+        if mask is None:
+            yield _pulled(moments.xx, moments.yx, present, ridge)
+        else:
+            yield _within(mask, moments, present, ridge)
     if equations.count < equations.columns:
         yield from _scaled(moments, present, taps)
 
 
+def _pull(xx: Array, ridge: float) -> Array:
+    """Return l for each group, as [groups, 1, 1]."""
+    pull = ridge * np.einsum("gkk->gk", xx).mean(axis=1)
+    return np.where(pull > 0, pull, 1.0)[:, np.newaxis, np.newaxis]  # no input at all: W stays
+
+
 def _pulled(xx: Array, yx: Array, present: Array, ridge: float) -> Array:
     """Return (B + l W0) (A + l I)^-1 for A [groups, K, K] and B [groups, N, K]."""
-    diagonal = np.einsum("gkk->gk", xx)
-    pull = ridge * diagonal.mean(axis=1)
-    pull = np.where(pull > 0, pull, 1.0)[:, np.newaxis, np.newaxis]  # no input at all: W stays
-    system = xx.copy()
+    pull, system = _pull(xx, ridge), xx.copy()
     np.einsum("gkk->gk", system)[...] += pull[..., 0]
     right = (yx + pull * present).transpose(0, 2, 1)
     return np.asarray(np.linalg.solve(system, right).transpose(0, 2, 1))
+
+
+def _within(mask: Array, moments: Moments, present: Array, ridge: float) -> Array:
+    """Return what is closest to `_pulled` among weights that are zero outside the mask.
+
+    Each row has a system of its own then: conjugate gradients, for all rows side by side, with the
+    diagonal for a preconditioner, from the present weight on.
+    """
+    pull = _pull(moments.xx, ridge)
+    diagonal = np.einsum("gkk->gk", moments.xx)[:, np.newaxis] + pull
+    weight = present.copy()
+    left = mask * (moments.yx - present @ moments.xx)
+    step = left / diagonal
+    size = (left * step).sum(axis=-1, keepdims=True)
+    for _ in range(STEPS):
+        product = mask * (step @ moments.xx + pull * step)
+        length = _ratio(size, (step * product).sum(axis=-1, keepdims=True))
+        weight += length * step
+        left -= length * product
+        scaled = left / diagonal
+        last, size = size, (left * scaled).sum(axis=-1, keepdims=True)
+        step = scaled + _ratio(size, last) * step
+    return np.asarray(weight)
+
+
+def _ratio(first: Array, second: Array) -> Array:
+    return np.divide(first, second, out=np.zeros_like(first), where=second > 0)
 
 
 def _scaled(moments: Moments, present: Array, taps: int) -> Iterator[Array]:
