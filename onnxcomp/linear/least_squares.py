@@ -9,14 +9,15 @@ import numpy as np
 
 from onnxcomp.graph import Array
 
-# How strongly the present weight pulls: the ridge, over the mean square of an input.
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# How strongly the present weight pulls: the ridge, over the mean square of an input. Below the one
+# from which on the error rises, weaker ones only fit noise, and are not tried.
+RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # A factor beyond this for an input channel says that the rows do not determine it.
 LARGEST_SCALE = 10.0
 # The share of zeros from which on they are a pattern that stays: the weight was pruned.
 ZEROS = 0.01
-# Steps of conjugate gradients within a pattern; each brings a weight closer.
-STEPS = 24
+# Steps of conjugate gradients within a pattern, for each ridge; each brings a weight closer.
+STEPS = 12
 # Numbers that are gathered before they are multiplied.
 CHUNK = 2_000_000
 
@@ -65,6 +66,11 @@ class Equations:
         self._y = np.zeros((self.groups, self.rows))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no rows were counted in."""
+        return not (self.count or self._pending)
+
+    @property
     def held_count(self) -> int:
         """How many rows are held out."""
         return sum(each.shape[1] for each in self.held_x)
@@ -91,7 +97,10 @@ class Equations:
         self.count += x.shape[1]
         self._x += x.sum(axis=1)
         self._y += y.sum(axis=1)
-        self._xx += x.transpose(0, 2, 1) @ x
+        if self.groups == 1:
+            self._xx[0] += x[0].T @ x[0]  # twice as fast: numpy sees that it is symmetric
+        else:
+            self._xx += x.transpose(0, 2, 1) @ x
         self._yx += y.transpose(0, 2, 1) @ x
 
     def moments(self, *, centred: bool) -> Moments:
@@ -135,14 +144,23 @@ def solve(equations: Equations, present: Affine, taps: int, *, has_bias: bool) -
     best, least = None, before
     moments = equations.moments(centred=has_bias)
     with np.errstate(over="ignore", invalid="ignore"):
-        for weight in _candidates(moments, equations, present.weight, taps):
-            product = (weight @ moments.x[:, :, np.newaxis])[..., 0]
-            bias = moments.y - product if has_bias else present.bias
-            tried = Affine(weight.astype(np.float32), bias.astype(np.float32))
-            error = error_of(tried, equations)
-            if error < least:  # false for what is not finite
-                best, least = tried, error
+        for weights in _candidates(moments, equations, present.weight, taps):
+            last = np.inf
+            for weight in weights:
+                tried = _with_bias(weight, moments, None if has_bias else present.bias)
+                error = error_of(tried, equations)
+                if error < least:  # false for what is not finite
+                    best, least = tried, error
+                if not error <= last:
+                    break
+                last = error
     return None if best is None else Solved(best, before, least)
+
+
+def _with_bias(weight: Array, moments: Moments, bias: Array | None) -> Affine:
+    if bias is None:
+        bias = moments.y - (weight @ moments.x[:, :, np.newaxis])[..., 0]
+    return Affine(weight.astype(np.float32), bias.astype(np.float32))
 
 
 def pattern(weight: Array) -> Array | None:
@@ -153,15 +171,15 @@ def pattern(weight: Array) -> Array | None:
 
 def _candidates(
     moments: Moments, equations: Equations, weight: Array, taps: int
-) -> Iterator[Array]:
+) -> Iterator[Iterator[Array]]:
+    """Yield ways to find weights, each from the strongest ridge to the weakest."""
     present, mask = weight.astype(np.float64), pattern(weight)
-    for ridge in RIDGES:
-        if mask is None:
-            yield _pulled(moments.xx, moments.yx, present, ridge)
-        else:
-            yield _within(mask, moments, present, ridge)
+    if mask is None:
+        yield (_pulled(moments.xx, moments.yx, present, ridge) for ridge in RIDGES)
+    else:
+        yield _within(mask, moments, present)
     if equations.count < equations.columns:
-        yield from _scaled(moments, present, taps)
+        yield _scaled(moments, present, taps)
 
 
 def _pull(xx: Array, ridge: float) -> Array:
@@ -178,27 +196,28 @@ def _pulled(xx: Array, yx: Array, present: Array, ridge: float) -> Array:
     return np.asarray(np.linalg.solve(system, right).transpose(0, 2, 1))
 
 
-def _within(mask: Array, moments: Moments, present: Array, ridge: float) -> Array:
-    """Return what is closest to `_pulled` among weights that are zero outside the mask.
+def _within(mask: Array, moments: Moments, present: Array) -> Iterator[Array]:
+    """Yield, for each ridge, what is close to `_pulled` and zero outside the mask.
 
     Each row has a system of its own then: conjugate gradients, for all rows side by side, with the
-    diagonal for a preconditioner, from the present weight on.
+    diagonal for a preconditioner, from what the ridge before gave.
     """
-    pull = _pull(moments.xx, ridge)
-    diagonal = np.einsum("gkk->gk", moments.xx)[:, np.newaxis] + pull
     weight = present.copy()
-    left = mask * (moments.yx - present @ moments.xx)
-    step = left / diagonal
-    size = (left * step).sum(axis=-1, keepdims=True)
-    for _ in range(STEPS):
-        product = mask * (step @ moments.xx + pull * step)
-        length = _ratio(size, (step * product).sum(axis=-1, keepdims=True))
-        weight += length * step
-        left -= length * product
-        scaled = left / diagonal
-        last, size = size, (left * scaled).sum(axis=-1, keepdims=True)
-        step = scaled + _ratio(size, last) * step
-    return np.asarray(weight)
+    for ridge in RIDGES:
+        pull = _pull(moments.xx, ridge)
+        diagonal = np.einsum("gkk->gk", moments.xx)[:, np.newaxis] + pull
+        left = mask * (moments.yx - weight @ moments.xx + pull * (present - weight))
+        step = left / diagonal
+        size = (left * step).sum(axis=-1, keepdims=True)
+        for _ in range(STEPS):
+            product = mask * (step @ moments.xx + pull * step)
+            length = _ratio(size, (step * product).sum(axis=-1, keepdims=True))
+            weight = weight + length * step
+            left = left - length * product
+            scaled = left / diagonal
+            last, size = size, (left * scaled).sum(axis=-1, keepdims=True)
+            step = scaled + _ratio(size, last) * step
+        yield weight
 
 
 def _ratio(first: Array, second: Array) -> Array:

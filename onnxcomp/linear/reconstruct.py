@@ -34,6 +34,7 @@ __all__ = ["Fit", "Fitted", "reconstruct"]
 MEMORY = 200_000_000
 # Rows held out, below which they say nothing.
 HELD_ROWS = 4
+TOO_FEW = "too few finite rows of its inputs and outputs are known"
 # A relative error that float32 leaves anyway.
 NOTHING = 1e-10
 
@@ -144,12 +145,14 @@ def _solve(pair: Pair, sources: Sequence[Array], wanted: Sequence[Array]) -> Sol
     for x, y in _parts(rows, shared, held=True):
         equations.hold_out(x, y)
     if equations.held_count < HELD_ROWS:
-        return "too few finite rows of its inputs and outputs are known"
+        return TOO_FEW
     present = Affine(layer.matrices, _bias(pair))
     if error_of(present, equations) < NOTHING:
         return ""
     for x, y in _parts(rows, shared, held=False):
         equations.add(x, y)
+    if equations.is_empty:
+        return TOO_FEW
     solved = solve(equations, present, layer.taps, has_bias=pair.bias is not None)
     return solved or "the samples held out say that its error does not fall"
 

@@ -29,6 +29,8 @@ def reconstruct_layers(
     zero. A layer whose weight cannot be solved for has the mean and deviation of each output
     channel matched to the original's. Source: He et al., 2017 (arXiv 1707.06168).
 
+    Weights on a grid or in a codebook leave it: this comes before the passes that put them there.
+
     `exclude` names nodes to leave as they are: globs, separated by commas.
 
     Left alone where the error on the samples held out does not fall, where the output has another
