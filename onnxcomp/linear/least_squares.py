@@ -9,10 +9,15 @@ import numpy as np
 
 from onnxcomp.graph import Array
 
-# How strongly the present weight pulls: the ridge, over the mean square of an input.
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# How strongly the present weight pulls: the ridge, over the mean square of an input. Below the one
+# from which on the error rises, weaker ones only fit noise, and are not tried.
+RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # A factor beyond this for an input channel says that the rows do not determine it.
 LARGEST_SCALE = 10.0
+# The share of zeros from which on they are a pattern that stays: the weight was pruned.
+ZEROS = 0.01
+# Steps of conjugate gradients within a pattern, for each ridge; each brings a weight closer.
+STEPS = 12
 # Numbers that are gathered before they are multiplied.
 CHUNK = 2_000_000
 
@@ -61,6 +66,11 @@ class Equations:
         self._y = np.zeros((self.groups, self.rows))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no rows were counted in."""
+        return not (self.count or self._pending)
+
+    @property
     def held_count(self) -> int:
         """How many rows are held out."""
         return sum(each.shape[1] for each in self.held_x)
@@ -87,7 +97,10 @@ class Equations:
         self.count += x.shape[1]
         self._x += x.sum(axis=1)
         self._y += y.sum(axis=1)
-        self._xx += x.transpose(0, 2, 1) @ x
+        if self.groups == 1:
+            self._xx[0] += x[0].T @ x[0]  # twice as fast: numpy sees that it is symmetric
+        else:
+            self._xx += x.transpose(0, 2, 1) @ x
         self._yx += y.transpose(0, 2, 1) @ x
 
     def moments(self, *, centred: bool) -> Moments:
@@ -123,43 +136,92 @@ def solve(equations: Equations, present: Affine, taps: int, *, has_bias: bool) -
 
     W = (Y X^T + l W0) (X X^T + l I)^-1 is pulled to the present weight W0, with a ridge l that is
     tried out; where there are fewer rows than columns, one factor for each input channel (of `taps`
-    columns) is tried too. With `has_bias` the bias is free: x and y are around their means, and b =
-    E[y] - W E[x]. Sources: Hoerl and Kennard, 1970, for the ridge; Kwon et al., 2022 (arXiv
-    2204.09656), for the factors.
+    columns) is tried too. Zeros of a pruned weight stay. With `has_bias` the bias is free: x and y
+    are around their means, and b = E[y] - W E[x]. Sources: Hoerl and Kennard, 1970, for the ridge;
+    Kwon et al., 2022 (arXiv 2204.09656), for the factors.
     """
     before = error_of(present, equations)
     best, least = None, before
     moments = equations.moments(centred=has_bias)
     with np.errstate(over="ignore", invalid="ignore"):
-        for weight in _candidates(moments, equations, present.weight, taps):
-            product = (weight @ moments.x[:, :, np.newaxis])[..., 0]
-            bias = moments.y - product if has_bias else present.bias
-            tried = Affine(weight.astype(np.float32), bias.astype(np.float32))
-            error = error_of(tried, equations)
-            if error < least:  # false for what is not finite
-                best, least = tried, error
+        for weights in _candidates(moments, equations, present.weight, taps):
+            last = np.inf
+            for weight in weights:
+                tried = _with_bias(weight, moments, None if has_bias else present.bias)
+                error = error_of(tried, equations)
+                if error < least:  # false for what is not finite
+                    best, least = tried, error
+                if not error <= last:
+                    break
+                last = error
     return None if best is None else Solved(best, before, least)
+
+
+def _with_bias(weight: Array, moments: Moments, bias: Array | None) -> Affine:
+    if bias is None:
+        bias = moments.y - (weight @ moments.x[:, :, np.newaxis])[..., 0]
+    return Affine(weight.astype(np.float32), bias.astype(np.float32))
+
+
+def pattern(weight: Array) -> Array | None:
+    """Return where a pruned weight is not zero, or None for one that is not pruned."""
+    mask = weight != 0
+    return mask if mask.mean() <= 1 - ZEROS else None
 
 
 def _candidates(
     moments: Moments, equations: Equations, weight: Array, taps: int
-) -> Iterator[Array]:
-    present = weight.astype(np.float64)
-    for ridge in RIDGES:
-        yield _pulled(moments.xx, moments.yx, present, ridge)
+) -> Iterator[Iterator[Array]]:
+    """Yield ways to find weights, each from the strongest ridge to the weakest."""
+    present, mask = weight.astype(np.float64), pattern(weight)
+    if mask is None:
+        yield (_pulled(moments.xx, moments.yx, present, ridge) for ridge in RIDGES)
+    else:
+        yield _within(mask, moments, present)
     if equations.count < equations.columns:
-        yield from _scaled(moments, present, taps)
+        yield _scaled(moments, present, taps)
+
+
+def _pull(xx: Array, ridge: float) -> Array:
+    """Return l for each group, as [groups, 1, 1]."""
+    pull = ridge * np.einsum("gkk->gk", xx).mean(axis=1)
+    return np.where(pull > 0, pull, 1.0)[:, np.newaxis, np.newaxis]  # no input at all: W stays
 
 
 def _pulled(xx: Array, yx: Array, present: Array, ridge: float) -> Array:
     """Return (B + l W0) (A + l I)^-1 for A [groups, K, K] and B [groups, N, K]."""
-    diagonal = np.einsum("gkk->gk", xx)
-    pull = ridge * diagonal.mean(axis=1)
-    pull = np.where(pull > 0, pull, 1.0)[:, np.newaxis, np.newaxis]  # no input at all: W stays
-    system = xx.copy()
+    pull, system = _pull(xx, ridge), xx.copy()
     np.einsum("gkk->gk", system)[...] += pull[..., 0]
     right = (yx + pull * present).transpose(0, 2, 1)
     return np.asarray(np.linalg.solve(system, right).transpose(0, 2, 1))
+
+
+def _within(mask: Array, moments: Moments, present: Array) -> Iterator[Array]:
+    """Yield, for each ridge, what is close to `_pulled` and zero outside the mask.
+
+    Each row has a system of its own then: conjugate gradients, for all rows side by side, with the
+    diagonal for a preconditioner, from what the ridge before gave.
+    """
+    weight = present.copy()
+    for ridge in RIDGES:
+        pull = _pull(moments.xx, ridge)
+        diagonal = np.einsum("gkk->gk", moments.xx)[:, np.newaxis] + pull
+        left = mask * (moments.yx - weight @ moments.xx + pull * (present - weight))
+        step = left / diagonal
+        size = (left * step).sum(axis=-1, keepdims=True)
+        for _ in range(STEPS):
+            product = mask * (step @ moments.xx + pull * step)
+            length = _ratio(size, (step * product).sum(axis=-1, keepdims=True))
+            weight = weight + length * step
+            left = left - length * product
+            scaled = left / diagonal
+            last, size = size, (left * scaled).sum(axis=-1, keepdims=True)
+            step = scaled + _ratio(size, last) * step
+        yield weight
+
+
+def _ratio(first: Array, second: Array) -> Array:
+    return np.divide(first, second, out=np.zeros_like(first), where=second > 0)
 
 
 def _scaled(moments: Moments, present: Array, taps: int) -> Iterator[Array]:

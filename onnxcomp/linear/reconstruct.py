@@ -10,36 +10,31 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
-from onnxcomp.cost import Dims, concrete_shapes, each_sample, node_macs, one_sample
+from onnxcomp.cost import concrete_shapes, each_sample, one_sample
 from onnxcomp.graph import Array, label
 from onnxcomp.linear.biases import replace_bias
+from onnxcomp.linear.effort import find_unsolvable, position_count, sample_limit
 from onnxcomp.linear.gram import CHECKED, SEED
-from onnxcomp.linear.layers import Layer, has_known_pads, replace_weight
-from onnxcomp.linear.least_squares import Affine, Equations, Solved, error_of, solve
+from onnxcomp.linear.layers import Layer, replace_weight
+from onnxcomp.linear.least_squares import (
+    Affine,
+    Equations,
+    Solved,
+    error_of,
+    solve,
+)
 from onnxcomp.linear.pairs import Fit, Pair, find_pairs
 from onnxcomp.linear.pieces import Pieces
 from onnxcomp.linear.statistics import Matched, Rows, match
 from onnxcomp.registry import leave
-from onnxcomp.runtime import Feeds
 
 __all__ = ["Fit", "Fitted", "reconstruct"]
 
-# Samples that are run, as far as a model's multiplications and numbers allow.
-MOST = 2048
-LEAST = 8
-RUN_WORK = 2e10
-NUMBERS = 20_000_000
 # Bytes of values that are held of each of the two models.
 MEMORY = 200_000_000
-# Rows that are wanted in all: for each column, and at least; and positions of a sample, at least.
-ROWS_PER_COLUMN = 5
-ROWS = 2048
-POSITIONS = 16
 # Rows held out, below which they say nothing.
 HELD_ROWS = 4
-# A matrix of more columns takes too long to solve; all of them together, in multiplications.
-COLUMNS = 4700
-WORK = 2e11
+TOO_FEW = "too few finite rows of its inputs and outputs are known"
 # A relative error that float32 leaves anyway.
 NOTHING = 1e-10
 
@@ -76,59 +71,15 @@ def reconstruct(
     if first is None:
         return []
     shapes = concrete_shapes(teacher, first)
-    limit = _limit(teacher, one_sample(teacher, first), shapes)
+    limit = sample_limit(teacher, one_sample(teacher, first), shapes)
     single = (each for batch in samples for each in each_sample(teacher, batch))
     feeds = list(itertools.islice(single, limit))
     own = Pieces(student, feeds, limit, memory=MEMORY)
     held = [name for pair in pairs for name in pair.held]
     exact = Pieces(teacher, feeds, limit, held=held, memory=MEMORY)
-    reasons = _unsolvable(pairs, len(own), shapes)
+    reasons = find_unsolvable(pairs, len(own), shapes)
     found = (_fit(student.graph, pair, own, exact, reasons.get(pair, "")) for pair in pairs)
     return [each for each in found if each is not None]
-
-
-def _limit(model: ir.Model, feeds: Feeds, shapes: dict[ir.Value, Dims]) -> int:
-    """Return how many samples to run."""
-    macs = sum(node_macs(node, shapes) or 0 for node in model.graph)
-    numbers = sum(np.size(data) for data in feeds.values())
-    affordable = min(RUN_WORK / max(macs, 1), NUMBERS / max(numbers, 1))
-    return max(LEAST, min(MOST, int(affordable)))
-
-
-# ---------------------------------------------------------------- what can be solved
-def _unsolvable(
-    pairs: Sequence[Pair], samples: int, shapes: dict[ir.Value, Dims]
-) -> dict[Pair, str]:
-    """Return the reason for each layer that least squares are not for, or would take too long."""
-    reasons, work = {}, 0.0
-    costs = {pair: _work(pair, samples, shapes) for pair in pairs}
-    for pair in sorted(pairs, key=lambda each: costs[each]):
-        if not has_known_pads(pair.layer.node):
-            reasons[pair] = "its pads are not given as numbers"
-        elif pair.layer.columns > COLUMNS:
-            reasons[pair] = f"{pair.layer.columns} columns are more than {COLUMNS}"
-        elif work + costs[pair] > WORK:
-            reasons[pair] = "fitting it takes too long"
-        else:
-            work += costs[pair]
-    return reasons
-
-
-def _work(pair: Pair, samples: int, shapes: dict[ir.Value, Dims]) -> float:
-    """Return how many multiplications the sums and the systems take."""
-    layer, dims = pair.layer, shapes.get(pair.wanted, ())
-    positions = int(np.prod(dims)) // max(dims[layer.axis], 1) if len(dims) > 1 else ROWS
-    rows = samples * min(positions, _positions(layer, samples))
-    return (
-        layer.groups * layer.columns * (layer.columns + layer.rows) * (rows + 4.0 * layer.columns)
-    )
-
-
-def _positions(layer: Layer, samples: int) -> int:
-    """Return how many positions of each sample give enough rows."""
-    wanted = max(ROWS_PER_COLUMN * layer.columns, ROWS)
-    used = max(1, samples - samples // CHECKED)
-    return max(POSITIONS, -(-wanted // used))
 
 
 # ---------------------------------------------------------------- one layer
@@ -179,7 +130,7 @@ def _kept(pair: Pair, data: Array) -> Array:
 def _solve(pair: Pair, sources: Sequence[Array], wanted: Sequence[Array]) -> Solved | str:
     """Return the solution, or why there is none; nothing where the layer has no error."""
     layer = pair.layer
-    count = _positions(layer, len(sources))
+    count = position_count(layer, len(sources))
     for source, target in zip(sources, wanted, strict=False):
         if _shape(layer, layer.positions(source)) != _parted(layer, target):
             return "its output has another shape than the original's"
@@ -194,12 +145,14 @@ def _solve(pair: Pair, sources: Sequence[Array], wanted: Sequence[Array]) -> Sol
     for x, y in _parts(rows, shared, held=True):
         equations.hold_out(x, y)
     if equations.held_count < HELD_ROWS:
-        return "too few finite rows of its inputs and outputs are known"
+        return TOO_FEW
     present = Affine(layer.matrices, _bias(pair))
     if error_of(present, equations) < NOTHING:
         return ""
     for x, y in _parts(rows, shared, held=False):
         equations.add(x, y)
+    if equations.is_empty:
+        return TOO_FEW
     solved = solve(equations, present, layer.taps, has_bias=pair.bias is not None)
     return solved or "the samples held out say that its error does not fall"
 
@@ -255,7 +208,7 @@ def _match(pair: Pair, made: Sequence[Array], wanted: Sequence[Array]) -> Matche
     if pair.bias is None or any(own.shape != target.shape for own, target in pairs):
         return None
     bias = _bias(pair)[:, np.newaxis] if pair.bias.node is not layer.node else 0.0
-    count = _positions(replace(layer, columns=1), len(pairs))
+    count = position_count(replace(layer, columns=1), len(pairs))
 
     def rows(index: int) -> Rows:
         own, target = (

@@ -25,9 +25,11 @@ def reconstruct_layers(
     changed model itself makes, so that a layer also makes up for those before it; they are fitted
     from the inputs on. W = (Y X^T + l W0) (X X^T + l I)^-1 is pulled to the present weight W0, with
     the ridge l that is best on samples held out (every fourth). Where the output goes only into an
-    Add, the sum is to be close. Conv and Gemm without a bias get one. A layer whose weight cannot
-    be solved for has the mean and deviation of each output channel matched to the original's.
-    Source: He et al., 2017 (arXiv 1707.06168).
+    Add, the sum is to be close. Conv and Gemm without a bias get one; zeros of a pruned weight stay
+    zero. A layer whose weight cannot be solved for has the mean and deviation of each output
+    channel matched to the original's. Source: He et al., 2017 (arXiv 1707.06168).
+
+    Weights on a grid or in a codebook leave it: this comes before the passes that put them there.
 
     `exclude` names nodes to leave as they are: globs, separated by commas.
 
