@@ -60,7 +60,7 @@ def _scaled(port: Port, scales: Scales) -> Array:
     if scale is None or places.max() >= scale.shape[1]:
         return rows
     per_place = np.abs(scale[1][places])  # [channels, width]
-    return rows * np.repeat(per_place, rows.shape[1] // places.shape[1], axis=1)
+    return np.asarray(rows * np.repeat(per_place, rows.shape[1] // places.shape[1], axis=1))
 
 
 def by_l1(group: Group, scales: Scales) -> Array:
@@ -113,7 +113,7 @@ def _distances(rows: Array) -> Array:
     squares = np.square(rows).sum(axis=1)
     apart = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
     np.fill_diagonal(apart, 0.0)
-    return np.sqrt(np.maximum(apart, 0.0))
+    return np.asarray(np.sqrt(np.maximum(apart, 0.0)))
 
 
 def _sum(found: Iterable[Array]) -> Array:

@@ -28,7 +28,7 @@ class Levels:
 
 def floors(channels: Counts) -> Counts:
     """Return how many channels of each group have to stay."""
-    return np.maximum(1, np.ceil(FLOOR * channels)).astype(np.intp)
+    return np.asarray(np.maximum(1, np.ceil(FLOOR * channels)), np.intp)
 
 
 def find_levels(costs: Costs, block: int, least: Counts | None = None) -> list[Levels]:

@@ -46,27 +46,42 @@ class Observed:
 
 @dataclass
 class _Sums:
-    """Sums over rows x [groups, positions, columns] of a layer's inputs."""
+    """Sums over rows x [groups, positions, columns] of a layer's inputs.
+
+    Rows wait until there are as many as columns: a product of a few costs as much as one of all.
+    """
 
     count: int = 0
     first: Array | None = None
     second: Array | None = None
+    waiting: list[Array] = field(default_factory=list)
 
     def add(self, rows: Array) -> None:
         if not rows.size or not np.isfinite(rows).all():
             return
+        self.waiting.append(rows)
+        if sum(each.shape[1] for each in self.waiting) >= rows.shape[2]:
+            self._flush()
+
+    def covariance(self) -> Array | None:
+        """Return the covariance of each group, [groups, columns, columns]; None of nothing."""
+        self._flush()
+        if self.first is None or self.second is None:
+            return None
+        mean = self.first / self.count
+        found = self.second / self.count - mean[:, :, None] * mean[:, None, :]
+        return np.stack([shrunk(each, self.count) for each in found])
+
+    def _flush(self) -> None:
+        if not self.waiting:
+            return
+        rows = np.concatenate(self.waiting, axis=1)
         first = rows.sum(axis=1, dtype=np.float64)
         second = (rows.transpose(0, 2, 1) @ rows).astype(np.float64)
         self.first = first if self.first is None else self.first + first
         self.second = second if self.second is None else self.second + second
         self.count += rows.shape[1]
-
-    def covariance(self) -> Array:
-        assert self.first is not None
-        assert self.second is not None
-        mean = self.first / self.count
-        found = self.second / self.count - mean[:, :, None] * mean[:, None, :]
-        return np.stack([shrunk(each, self.count) for each in found])
+        self.waiting.clear()
 
 
 @dataclass
@@ -215,13 +230,13 @@ class _Watch:
         found: list[Problem] = []
         unseen: list[Port] = []
         for port in group.readers if self.problems else ():
-            seen = sums.get(port)
-            if seen is None or not seen.count:
+            covariance = sums[port].covariance() if port in sums else None
+            if covariance is None:
                 unseen.append(port)
             elif _is_small(self.layers[port.node]):
-                found += _exact(self.layers[port.node], port.part, seen.covariance())
+                found += _exact(self.layers[port.node], port.part, covariance)
             else:
-                found.append(_by_channel(port.part, seen.covariance()[0]))
+                found.append(_by_channel(port.part, covariance[0]))
         rows = tuple(np.concatenate(each.rows) for each in sources.values() if each.rows)
         return Observed(means, rows, tuple(found), tuple(unseen))
 
