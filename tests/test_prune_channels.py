@@ -57,16 +57,16 @@ def data_of(name: str, count: int = 128) -> Samples:
     return open_samples(str(file), input_specs(model), limit=count, model=model)
 
 
-def prune(name: str, count: int = 128, **options: object) -> ir.Model:
+def prune(name: str, count: int = 128, **options: Any) -> ir.Model:
     model, original = fused(name)
     return pruned(model, data_of(name, count), original, **options)[0]
 
 
 def pruned(
-    model: ir.Model, samples: Samples, unfused: ir.Model, target: str = "x86", **options: object
+    model: ir.Model, samples: Samples, unfused: ir.Model, target: str = "x86", **options: Any
 ) -> tuple[ir.Model, Outcome]:
     after = model.clone()
-    needs = {"samples": samples, "target": TARGETS[target], "unfused": unfused}
+    needs: dict[str, object] = {"samples": samples, "target": TARGETS[target], "unfused": unfused}
     outcome = apply(find_pass("prune-channels"), after, options, needs)
     sweep(after)
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
