@@ -14,7 +14,7 @@ SPATIAL = "it slides over these places"
 
 def _conv(node: ir.Node, ids: Ids) -> list[Axes]:
     source, weight = ids.of(node.inputs[0]), ids.of(node.inputs[1])
-    groups, channels = node.attributes.get_int("group", 1), _channels(node, ids, 0)
+    groups, channels = node.attributes.get_int("group", 1), _size(node.inputs[0], 1, ids)
     _need_constant(node.inputs[1])
     ids.pin([*source[2:], *weight[2:]], node, SPATIAL)
     if groups == 1:
@@ -37,14 +37,14 @@ def _conv(node: ir.Node, ids: Ids) -> list[Axes]:
 
 def _conv_transpose(node: ir.Node, ids: Ids) -> list[Axes]:
     source, weight = ids.of(node.inputs[0]), ids.of(node.inputs[1])
-    groups, channels = node.attributes.get_int("group", 1), _channels(node, ids, 0)
+    groups, channels = node.attributes.get_int("group", 1), _size(node.inputs[0], 1, ids)
     _need_constant(node.inputs[1])
     ids.pin([*source[2:], *weight[2:]], node, SPATIAL)
     ids.tie(source[1], weight[0])
     made = weight[1]
     if groups == channels and groups > 1:
         ids.pin(weight[1], node, "several results of each channel share it")
-        times = _channels(node, ids, 1, weight=True)
+        times = _size(node.inputs[1], 1, ids)
         made = None if source[1] is None else np.repeat(source[1], times)
         ids.mark("depthwise", node, node.inputs[1], 0)
     else:
@@ -120,10 +120,10 @@ def _need_constant(value: ir.Value | None) -> None:
         raise UnruledError("its weight is computed")
 
 
-def _channels(node: ir.Node, ids: Ids, axis: int, *, weight: bool = False) -> int:
-    """Return the channels of the first input, or a dim of the weight."""
-    shape = ids.facts.shape(node.inputs[1 if weight else 0])
-    found = shape[axis if weight else 1] if shape is not None else None
+def _size(value: ir.Value | None, axis: int, ids: Ids) -> int:
+    """Return a dim that is a number; raise where it is not."""
+    shape = ids.facts.shape(value)
+    found = shape[axis] if shape is not None else None
     if not isinstance(found, int):
         raise UnruledError("the number of its channels is not known")
     return found

@@ -176,17 +176,11 @@ def _expand(node: ir.Node, ids: Ids) -> list[Axes]:
         if axes[place] is None and isinstance(dim, int) and dim > 1:
             axes[place] = ids.new(dim)
     content = ids.facts.content(node.inputs[1])
-    ones = len(shape) if content is None else len(content)
-    free = [
-        len(shape) - ones + place
-        for place, item in enumerate(() if content is None else content)
-        if item == 1
-    ]
-    named: Axes = [
-        None if place in free or place < len(shape) - ones else axis
-        for place, axis in enumerate(axes)
-    ]
-    tie_sizes(node, ids, named)
+    if content is None:
+        tie_sizes(node, ids, axes)
+        return [axes]
+    sizes = [1] * (len(shape) - len(content)) + list(content)  # a 1 expands nothing
+    tie_sizes(node, ids, [None if n == 1 else axis for n, axis in zip(sizes, axes, strict=True)])
     return [axes]
 
 

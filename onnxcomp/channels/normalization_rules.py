@@ -18,6 +18,8 @@ def _batch_normalization(node: ir.Node, ids: Ids) -> list[Axes]:
     axes = ids.of(node.inputs[0])
     if node.attributes.get_int("training_mode", 0) or not only_first_output(node):
         raise UnruledError("it is in training mode")
+    if any(len(ids.of(value)) != 1 for value in node.inputs[1:]):
+        raise UnruledError("its statistics are not those of channels")
     for value in node.inputs[1:]:
         ids.tie(axes[1], ids.of(value)[0])
     return [list(axes), *[[] for _ in node.outputs[1:]]]

@@ -114,7 +114,8 @@ def _count_joined(roots: NDArray[np.intp], digit: NDArray[np.intp], free: NDArra
 def common_digits(before: Shape, after: Shape) -> list[Pair]:
     """Return the digits that axes before and behind a Reshape have in common.
 
-    Raises `UnruledError` where the sizes do not divide each other, or not for all sizes of open dims.
+    Raises `UnruledError` where the sizes do not divide each other, or what they tell depends on
+    open dims.
     """
     found = [_digits_of_sizes(before, after, primes) for primes in PRIMES]
     if found[0] != found[1]:
