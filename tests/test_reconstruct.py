@@ -425,6 +425,49 @@ def test_each_sample_of_a_batch_counts() -> None:
     assert results[0] == results[1]
 
 
+FORMS = {
+    "a sequence": ("3, 7, 6", """<float[6, 5] w, float[5] b>
+        { m = MatMul (x, w)  a = Add (b, m)  y = Relu (a) }"""),
+    "a product without a bias": ("3, 7, 6", "<float[6, 5] w> { y = MatMul (x, w) }"),
+    "a bias of one row": ("4, 6", "<float[6, 5] w, float[1, 5] b> { y = Gemm (x, w, b) }"),
+    "a bias of one number": ("4, 6", "<float[6, 5] w, float[1] b> { y = Gemm (x, w, b) }"),
+    "one dim": ("2, 6, 20", "<float[5, 6, 3] w, float[5] b> { y = Conv (x, w, b) }"),
+    "three dims": ("1, 4, 5, 6, 4", """<float[6, 2, 2, 3, 1] w>
+        { y = Conv <group = 2, pads = [0, 1, 0, 1, 0, 0]> (x, w) }"""),
+    "an operand that is broadcast": ("4, 6", """<float[6, 5] w, float[5] b, float[5, 6] v>
+        { r = ReduceSum <axes = [1]> (x)  h = Gemm (x, w, b)  y = Add (h, r) }"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [2, 40])
+def test_forms_of_layers(form: str, count: int) -> None:
+    """Also of so few samples that positions are held out, not samples."""
+    shape, body = FORMS[form]
+    sizes = [int(size) for size in shape.split(",")]
+    dims = ", ".join("ABCDE"[: len(sizes)])
+    teacher = parse(f"agraph (float[{shape}] x) => (float[{dims}] y) {body}", 11)
+    student = with_weights(teacher)
+    if form == "an operand that is broadcast" or (len(sizes) == 2 and count == 2):
+        count = 40  # four rows of a sample are too few
+    fitted = fit_all(student, teacher, normal_feeds("x", sizes, count))
+    assert len(fitted) == 1
+    assert fitted[0].after < 1e-4
+    assert noise(student, teacher, normal_feeds("x", sizes, 4, seed=5)) < 1e-3
+    onnx.checker.check_model(ir.to_proto(student), full_check=True)
+
+
+def test_too_few_rows_change_nothing() -> None:
+    teacher = parse(
+        f"agraph (float[1, 6] x) => (float[A, B] y) {FORMS['a bias of one row'][1]}", 11
+    )
+    student = with_weights(teacher)
+    outcome = run_pass(student, teacher, normal_feeds("x", (1, 6), 3))
+    assert outcome.sites == 0
+    (left,) = outcome.left
+    assert left.reason == "too few finite rows of its inputs and outputs are known"
+
+
 # ---------------------------------------------------------------- what is left alone
 def test_a_model_that_is_the_original_stays_as_it_is() -> None:
     teacher = parse(CHAIN, 17)
