@@ -179,6 +179,25 @@ def test_within_a_pattern_the_solution_is_that_of_each_row_alone() -> None:
         np.testing.assert_allclose(solved.affine.weight[0, row, inside], wanted, atol=2e-2)
 
 
+def test_within_a_pattern_each_ridge_pulls_to_the_present_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    mask = rng.integers(2, size=(1, 5, 8)).astype(bool)
+    present = rng.standard_normal((1, 5, 8)) * mask
+    x, y = rng.standard_normal((1, 40, 8)), rng.standard_normal((1, 40, 5))
+    moments = equations_of(x, y, (x, y)).moments(centred=False)
+    monkeypatch.setattr(least_squares, "STEPS", 30)
+    weights = least_squares._within(mask, moments, present)
+    for ridge, weight in zip(least_squares.RIDGES, weights, strict=True):
+        pull = ridge * np.trace(moments.xx[0]) / 8
+        for row, inside in enumerate(mask[0]):
+            system = moments.xx[0][np.ix_(inside, inside)] + pull * np.eye(inside.sum())
+            right = moments.yx[0, row, inside] + pull * present[0, row, inside]
+            np.testing.assert_allclose(weight[0, row, inside], np.linalg.solve(system, right))
+            assert not weight[0, row, ~inside].any()
+
+
 def test_statistics_are_matched_or_only_means_or_nothing() -> None:
     rng = np.random.default_rng(0)
     wanted = [rng.standard_normal((2, 50, 3)) * 2 + 5 for _ in range(8)]
