@@ -189,13 +189,13 @@ def test_within_a_pattern_each_ridge_pulls_to_the_present_weight(
     moments = equations_of(x, y, (x, y)).moments(centred=False)
     monkeypatch.setattr(least_squares, "STEPS", 30)
     weights = least_squares._within(mask, moments, present)
-    for ridge, weight in zip(least_squares.RIDGES, weights, strict=True):
+    for ridge, found in zip(least_squares.RIDGES, weights, strict=True):
         pull = ridge * np.trace(moments.xx[0]) / 8
         for row, inside in enumerate(mask[0]):
             system = moments.xx[0][np.ix_(inside, inside)] + pull * np.eye(inside.sum())
             right = moments.yx[0, row, inside] + pull * present[0, row, inside]
-            np.testing.assert_allclose(weight[0, row, inside], np.linalg.solve(system, right))
-            assert not weight[0, row, ~inside].any()
+            np.testing.assert_allclose(found[0, row, inside], np.linalg.solve(system, right))
+            assert not found[0, row, ~inside].any()
 
 
 def test_statistics_are_matched_or_only_means_or_nothing() -> None:
