@@ -179,6 +179,25 @@ def test_within_a_pattern_the_solution_is_that_of_each_row_alone() -> None:
         np.testing.assert_allclose(solved.affine.weight[0, row, inside], wanted, atol=2e-2)
 
 
+def test_within_a_pattern_each_ridge_pulls_to_the_present_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    mask = rng.integers(2, size=(1, 5, 8)).astype(bool)
+    present = rng.standard_normal((1, 5, 8)) * mask
+    x, y = rng.standard_normal((1, 40, 8)), rng.standard_normal((1, 40, 5))
+    moments = equations_of(x, y, (x, y)).moments(centred=False)
+    monkeypatch.setattr(least_squares, "STEPS", 30)
+    weights = least_squares._within(mask, moments, present)
+    for ridge, found in zip(least_squares.RIDGES, weights, strict=True):
+        pull = ridge * np.trace(moments.xx[0]) / 8
+        for row, inside in enumerate(mask[0]):
+            system = moments.xx[0][np.ix_(inside, inside)] + pull * np.eye(inside.sum())
+            right = moments.yx[0, row, inside] + pull * present[0, row, inside]
+            np.testing.assert_allclose(found[0, row, inside], np.linalg.solve(system, right))
+            assert not found[0, row, ~inside].any()
+
+
 def test_statistics_are_matched_or_only_means_or_nothing() -> None:
     rng = np.random.default_rng(0)
     wanted = [rng.standard_normal((2, 50, 3)) * 2 + 5 for _ in range(8)]
@@ -423,6 +442,49 @@ def test_each_sample_of_a_batch_counts() -> None:
         fit_all(student, teacher, feeds)
         results.append(ir.to_proto(student).SerializeToString(deterministic=True))
     assert results[0] == results[1]
+
+
+FORMS = {
+    "a sequence": ("3, 7, 6", """<float[6, 5] w, float[5] b>
+        { m = MatMul (x, w)  a = Add (b, m)  y = Relu (a) }"""),
+    "a product without a bias": ("3, 7, 6", "<float[6, 5] w> { y = MatMul (x, w) }"),
+    "a bias of one row": ("4, 6", "<float[6, 5] w, float[1, 5] b> { y = Gemm (x, w, b) }"),
+    "a bias of one number": ("4, 6", "<float[6, 5] w, float[1] b> { y = Gemm (x, w, b) }"),
+    "one dim": ("2, 6, 20", "<float[5, 6, 3] w, float[5] b> { y = Conv (x, w, b) }"),
+    "three dims": ("1, 4, 5, 6, 4", """<float[6, 2, 2, 3, 1] w>
+        { y = Conv <group = 2, pads = [0, 1, 0, 1, 0, 0]> (x, w) }"""),
+    "an operand that is broadcast": ("4, 6", """<float[6, 5] w, float[5] b, float[5, 6] v>
+        { r = ReduceSum <axes = [1]> (x)  h = Gemm (x, w, b)  y = Add (h, r) }"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [2, 40])
+def test_forms_of_layers(form: str, count: int) -> None:
+    """Also of so few samples that positions are held out, not samples."""
+    shape, body = FORMS[form]
+    sizes = [int(size) for size in shape.split(",")]
+    dims = ", ".join("ABCDE"[: len(sizes)])
+    teacher = parse(f"agraph (float[{shape}] x) => (float[{dims}] y) {body}", 11)
+    student = with_weights(teacher)
+    if form == "an operand that is broadcast" or (len(sizes) == 2 and count == 2):
+        count = 40  # four rows of a sample are too few
+    fitted = fit_all(student, teacher, normal_feeds("x", sizes, count))
+    assert len(fitted) == 1
+    assert fitted[0].after < 1e-4
+    assert noise(student, teacher, normal_feeds("x", sizes, 4, seed=5)) < 1e-3
+    onnx.checker.check_model(ir.to_proto(student), full_check=True)
+
+
+def test_too_few_rows_change_nothing() -> None:
+    teacher = parse(
+        f"agraph (float[1, 6] x) => (float[A, B] y) {FORMS['a bias of one row'][1]}", 11
+    )
+    student = with_weights(teacher)
+    outcome = run_pass(student, teacher, normal_feeds("x", (1, 6), 3))
+    assert outcome.sites == 0
+    (left,) = outcome.left
+    assert left.reason == "too few finite rows of its inputs and outputs are known"
 
 
 # ---------------------------------------------------------------- what is left alone

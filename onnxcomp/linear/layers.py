@@ -83,13 +83,20 @@ class Layer:
             *((size + sum(end) - span) // step + 1 for size, end, span, step in dims),
         )
 
-    def outputs_at(self, data: Array, count: int, rng: np.random.Generator) -> Array:
-        """Return the channels of an output at the positions that `inputs_at` picks.
+    def channels_at(self, data: Array, count: int, rng: np.random.Generator) -> Array:
+        """Return an output, [positions, channels], at the positions that `inputs_at` picks.
 
-        [groups, positions, rows], where `rng` is in the state that it had there.
+        `rng` is to be in the state that it had there.
         """
-        flat = np.moveaxis(data, self.axis, -1).reshape(-1, data.shape[self.axis])
-        picked = flat[_some(len(flat), count, rng)]
+        if self.axis < 0:
+            flat = data.reshape(-1, data.shape[-1])
+            return flat[_some(len(flat), count, rng)]
+        moved = np.moveaxis(data, self.axis, -1)
+        shape = moved.shape[:-1]
+        return moved[np.unravel_index(_some(int(np.prod(shape)), count, rng), shape)]
+
+    def by_group(self, picked: Array) -> Array:
+        """Return [positions, channels] as [groups, positions, rows]."""
         return picked.reshape(len(picked), self.groups, self.rows).transpose(1, 0, 2)
 
     @property

@@ -14,18 +14,13 @@ from onnxcomp.cost import concrete_shapes, each_sample, one_sample
 from onnxcomp.graph import Array, label
 from onnxcomp.linear.biases import replace_bias
 from onnxcomp.linear.effort import find_unsolvable, position_count, sample_limit
-from onnxcomp.linear.gram import CHECKED, SEED
-from onnxcomp.linear.layers import Layer, replace_weight
-from onnxcomp.linear.least_squares import (
-    Affine,
-    Equations,
-    Solved,
-    error_of,
-    solve,
-)
+from onnxcomp.linear.gram import CHECKED
+from onnxcomp.linear.layers import replace_weight
+from onnxcomp.linear.least_squares import Affine, Equations, Solved, error_of, solve
 from onnxcomp.linear.pairs import Fit, Pair, find_pairs
 from onnxcomp.linear.pieces import Pieces
 from onnxcomp.linear.statistics import Matched, Rows, match
+from onnxcomp.linear.wanted import Wanted, find_wanted, generator, made_by, parted
 from onnxcomp.registry import leave
 
 __all__ = ["Fit", "Fitted", "reconstruct"]
@@ -86,14 +81,13 @@ def reconstruct(
 def _fit(graph: ir.Graph, pair: Pair, own: Pieces, exact: Pieces, reason: str) -> Fitted | None:
     layer, node = pair.layer, pair.layer.node
     names = [value.name or "" for value in (layer.source, pair.operand) if value is not None]
-    given = own.before(node, names)
-    wanted = _targets(pair, given, exact)
-    name = label(node)
+    sources, *operands = zip(*own.before(node, names), strict=True)
+    wanted = find_wanted(pair, operands[0] if operands else (), exact)
     if not reason:
-        solved = _solve(pair, [source for source, *_ in given], wanted)
+        solved = _solve(pair, sources, wanted)
         if isinstance(solved, Solved):
             _replace(graph, pair, solved.affine)
-            return Fitted(name, solved.before, solved.after)
+            return Fitted(label(node), solved.before, solved.after)
         if not solved:
             return None
         reason = solved
@@ -103,45 +97,22 @@ def _fit(graph: ir.Graph, pair: Pair, own: Pieces, exact: Pieces, reason: str) -
         leave(node, reason)
         return None
     _move(graph, pair, matched, made)
-    return Fitted(name, matched.before, matched.after)
+    return Fitted(label(node), matched.before, matched.after)
 
 
-def _targets(pair: Pair, given: Sequence[Sequence[Array]], exact: Pieces) -> list[Array]:
-    """Return what the layer should make for each sample that both models have."""
-    wanted = [_kept(pair, data) for data in exact.take(pair.wanted.name or "")]
-    if pair.total is None:
-        return wanted
-    totals = [_kept(pair, data) for data in exact.take(pair.total.name or "")]
-    operands = [operand for _, operand in given]
-    # A sum that is larger than the output, or an operand that is smaller, has no such target.
-    if any(t.shape != w.shape or o.shape != w.shape
-           for t, w, o in zip(totals, wanted, operands, strict=False)):  # fmt: skip
-        return wanted
-    return [total - operand for total, operand in zip(totals, operands, strict=False)]
-
-
-def _kept(pair: Pair, data: Array) -> Array:
-    axis = pair.layer.axis
-    if pair.kept is None or data.ndim < abs(axis) or pair.kept.max() >= data.shape[axis]:
-        return data
-    return np.take(data, pair.kept, axis=axis)
-
-
-def _solve(pair: Pair, sources: Sequence[Array], wanted: Sequence[Array]) -> Solved | str:
+def _solve(pair: Pair, sources: Sequence[Array], wanted: Wanted) -> Solved | str:
     """Return the solution, or why there is none; nothing where the layer has no error."""
-    layer = pair.layer
+    layer, shared = pair.layer, min(len(sources), len(wanted))
     count = position_count(layer, len(sources))
-    for source, target in zip(sources, wanted, strict=False):
-        if _shape(layer, layer.positions(source)) != _parted(layer, target):
-            return "its output has another shape than the original's"
+    shapes = (made_by(layer, layer.positions(source)) for source in sources[:shared])
+    if any(shape != wanted.shape(index) for index, shape in enumerate(shapes)):
+        return "its output has another shape than the original's"
 
     def rows(index: int) -> Rows:
-        first, second = (np.random.default_rng((SEED, index)) for _ in range(2))
-        x = layer.inputs_at(sources[index], count, first)
-        return x, layer.outputs_at(wanted[index], count, second)
+        x = layer.inputs_at(sources[index], count, generator(index))
+        return x, wanted.rows(index, count)
 
     equations = Equations(layer.groups, layer.rows, layer.columns)
-    shared = min(len(sources), len(wanted))
     for x, y in _parts(rows, shared, held=True):
         equations.hold_out(x, y)
     if equations.held_count < HELD_ROWS:
@@ -155,18 +126,6 @@ def _solve(pair: Pair, sources: Sequence[Array], wanted: Sequence[Array]) -> Sol
         return TOO_FEW
     solved = solve(equations, present, layer.taps, has_bias=pair.bias is not None)
     return solved or "the samples held out say that its error does not fall"
-
-
-def _shape(layer: Layer, positions: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    return positions, layer.groups * layer.rows
-
-
-def _parted(layer: Layer, data: Array) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an output beside its channels, and how many of these there are."""
-    if data.ndim < abs(layer.axis) + (layer.axis > 0):
-        return data.shape, 0
-    axis = layer.axis % data.ndim
-    return (*data.shape[:axis], *data.shape[axis + 1 :]), data.shape[axis]
 
 
 def _parts(rows: Callable[[int], Rows], samples: int, *, held: bool) -> Iterator[Rows]:
@@ -201,23 +160,20 @@ def _replace(graph: ir.Graph, pair: Pair, affine: Affine) -> None:
 
 
 # ---------------------------------------------------------------- its mean and deviation
-def _match(pair: Pair, made: Sequence[Array], wanted: Sequence[Array]) -> Matched | None:
+def _match(pair: Pair, made: Sequence[Array], wanted: Wanted) -> Matched | None:
     """Return what brings the outputs to the mean and deviation wanted, where that helps."""
-    layer = pair.layer
-    pairs = list(zip(made, wanted, strict=False))
-    if pair.bias is None or any(own.shape != target.shape for own, target in pairs):
+    layer, shared = pair.layer, min(len(made), len(wanted))
+    shapes = (parted(data, layer.axis) for data in made[:shared])
+    if pair.bias is None or any(shape != wanted.shape(index) for index, shape in enumerate(shapes)):
         return None
     bias = _bias(pair)[:, np.newaxis] if pair.bias.node is not layer.node else 0.0
-    count = position_count(replace(layer, columns=1), len(pairs))
+    count = position_count(replace(layer, columns=1), shared)
 
     def rows(index: int) -> Rows:
-        own, target = (
-            layer.outputs_at(data, count, np.random.default_rng((SEED, index)))
-            for data in pairs[index]
-        )
-        return own + bias, target
+        own = layer.by_group(layer.channels_at(made[index], count, generator(index)))
+        return own + bias, wanted.rows(index, count)
 
-    held, others = (list(_parts(rows, len(pairs), held=held)) for held in (True, False))
+    held, others = (list(_parts(rows, shared, held=held)) for held in (True, False))
     if not others or sum(own.shape[1] for own, _ in held) < HELD_ROWS:
         return None
     return match(others, held)
