@@ -321,6 +321,16 @@ def test_half_of_the_macs_go_within_a_point_with_repair(
     assert alone <= accuracy(model) - lost
 
 
+def test_a_quarter_of_the_hidden_units_is_within_a_point_with_repair() -> None:
+    options: dict[str, Any] = {"ratio": 0.871, "scope": "local"}
+    after = prune("digits_mlp", 256, **options)
+    gemms = [node for node in after.graph if node.op_type == "Gemm"]
+    shapes = [tensor(node.inputs[1]) for node in gemms]
+    assert [list(each.shape) for each in shapes if each] == [[64, 64], [32, 64], [10, 32]]
+    assert accuracy(after) >= accuracy(fused("digits_mlp")[0]) - 0.01
+    assert accuracy(prune("digits_mlp", 256, repair=False, **options)) < 0.6
+
+
 def test_repair_says_how_much_nearer_each_layer_is() -> None:
     model, original = fused("digits_cnn")
     _, outcome = pruned(model, data_of("digits_cnn"), original, ratio=0.4)
