@@ -30,8 +30,9 @@ class Values:
     """The float values of the main graph in order, inputs first.
 
     `same` names, for a value that only reshapes another, that other, and for one that nothing reads
-    but a MaxPool, what that leaves of it. `known` has the ranges that values have by definition. `inner` are the values that nothing reads but a Relu, Clip or batch
-    normalization: the op before computes these too, in integers as in float, so none has a grid.
+    but a MaxPool, what that leaves of it. `known` has the ranges that values have by definition.
+    `inner` are the values that nothing reads but a Relu, Clip or batch normalization: the op before
+    computes these too, in integers as in float, so none has a grid.
     """
 
     names: tuple[str, ...]
