@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -68,6 +68,7 @@ class Pass:
     whole_model: bool
     needs: tuple[str, ...] = ()
     ops: frozenset[str] = frozenset()
+    keeps_ranges: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -124,17 +125,20 @@ class _Notes:
     measured: list[Measured] = field(default_factory=list)
 
 
-def register(effect: Effect, *, ops: Iterable[str] = ()) -> Callable[[PassFunction], PassFunction]:
+def register(
+    effect: Effect, *, ops: Iterable[str] = (), keeps_ranges: bool = False
+) -> Callable[[PassFunction], PassFunction]:
     """Register a pass with the effect that it promises.
 
     A first parameter `graph` makes it run on the main graph, every subgraph and every function;
     `model` makes it run once. Further positional parameters are needs (`opset`, `ranges`, ...)
     that the pipeline provides; keyword-only ones are options. `ops` are operators without any of
-    which it finds nothing, so that it need not run.
+    which it finds nothing, so that it need not run. What `keeps_ranges` changes values so little
+    that the ranges of those before stand: they are found before it runs.
     """
 
     def decorate(function: PassFunction) -> PassFunction:
-        found = _read(function, effect, frozenset(ops))
+        found = replace(_read(function, effect, frozenset(ops)), keeps_ranges=keeps_ranges)
         _REGISTERED[found.name] = found
         return function
 

@@ -129,7 +129,7 @@ def after_steps(steps: Sequence[Step], context: Context, done: Done) -> Done:
     after = replace(done, steps=list(done.steps))
     for step in steps:
         found = find_pass(step.name)
-        if "ranges" in found.needs and after.ranges is None:
+        if ("ranges" in found.needs or found.keeps_ranges) and after.ranges is None:
             after.ranges = find_ranges_for(after.model, context)
         needs = {
             "target": find_target(context.recipe.target),
