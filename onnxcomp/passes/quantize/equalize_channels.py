@@ -131,9 +131,14 @@ def _equalize(graph: ir.Graph, coupled: Coupled, reach: Array) -> bool:
     reach /= scale
     for port, factor in scaled:
         data = _product(_constant(port), port.axis, factor)
-        value = add_constant(graph, data, f"{port.value.name}.equalized")
+        value = add_constant(graph, data, _name(port.value))
         port.node.replace_input_with(port.weight, value)
     return True
+
+
+def _name(weight: ir.Value) -> str:
+    """Return the name of a weight's next form, which does not grow from round to round."""
+    return f"{(weight.name or 'weight').removesuffix('.equalized')}.equalized"
 
 
 def _bias_of(maker: Port) -> Port | None:
