@@ -96,17 +96,10 @@ class Recipe:
         )
 
 
-def as_settled(recipe: Recipe, chosen: Sequence[Step]) -> Recipe:
-    """Return the recipe that repeats what a search came to: its steps, and no search."""
+def as_settled(recipe: Recipe, ran: Sequence[Step]) -> Recipe:
+    """Return the recipe that repeats a run: the steps that it came to, and no search."""
     target = detect() if recipe.target == "auto" else recipe.target
-    return replace(
-        recipe,
-        steps=(*recipe.steps, *chosen),
-        schemes=(),
-        skip=(),
-        never_slower=False,
-        target=target,
-    )
+    return replace(recipe, steps=tuple(ran), schemes=(), skip=(), never_slower=False, target=target)
 
 
 def in_fixpoint_order(steps: Iterable[Step]) -> list[Step]:

@@ -23,7 +23,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one pass did; `reason` says why it was rolled back."""
+    """What one pass did; `reason` says why it was rolled back.
+
+    `settled` are options that take the place of what it measured, for a recipe that repeats it.
+    """
 
     name: str
     effect: str
@@ -35,6 +38,7 @@ class StepReport:
     left: tuple[Leave, ...] = ()
     measured: tuple[Measured, ...] = ()
     reason: str = ""
+    settled: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as schema 1 has it; why it was rolled back stands first in `left`."""

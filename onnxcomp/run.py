@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnxcomp.blocks import run_steps
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
@@ -26,7 +27,7 @@ from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_mo
 from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import Progress, stage
-from onnxcomp.stepping import Context, Done, run_steps
+from onnxcomp.stepping import Context, Done
 from onnxcomp.verify import judge_lossless
 from onnxcomp.yardstick import Yardstick
 
@@ -108,7 +109,7 @@ def _run(
         asked = at_opset(asked, recipe.opset, inputs.reference())
         file = None
     context = Context(asked.model, recipe, given, inputs, say, progress, file)
-    done = run_steps(recipe.steps, context, Done(asked.model, asked.model))
+    done = run_steps(recipe.steps, context, Done(asked.model, asked.model, asked.model))
     choice = choose(recipe.schemes, context, done) if recipe.schemes else None
     if choice is not None:
         done = choice.done
@@ -125,7 +126,7 @@ def _run(
     size = len(content) if content is not None else None
     stage("measuring")
     int8 = _int8(done.model, done.steps, shapes) if recipe.is_lossy else None
-    settled = recipe if choice is None else as_settled(recipe, choice.steps)
+    settled = as_settled(recipe, done.ran) if recipe.is_lossy else recipe
     report = Report(
         before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
         after=Side(None, measure(done.model, shapes, size=size)),

@@ -33,7 +33,7 @@ def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
     if not candidate.scheme.ops or candidate.latency is None or yardstick is None:
         return None
     model, threads = candidate.done.model, yardstick.budget.threads
-    losing = losing_nodes(bench.prepared.exact, model, yardstick.timed, threads)
+    losing = losing_nodes(bench.prepared.unquantized, model, yardstick.timed, threads)
     if not losing.keys() - candidate.returned.keys():
         return None
     returned = {**candidate.returned, **losing}

@@ -23,7 +23,6 @@ from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.mending import mend, without_losing
 from onnxcomp.int8.schemes import SCHEMES
 from onnxcomp.judging import SLOWER, judge
-from onnxcomp.recipe import Step
 from onnxcomp.report import StepReport
 from onnxcomp.stages import stage
 from onnxcomp.stepping import Context, Done
@@ -48,13 +47,12 @@ AS_SMALL = 0.02
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen with the steps that make it, and every candidate that was looked at.
+    """What was chosen, and every candidate that was looked at.
 
     `returned` are the nodes that went back to float, each with the reason.
     """
 
     done: Done
-    steps: tuple[Step, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     returned: Mapping[str, str] = field(default_factory=dict)
 
@@ -159,10 +157,11 @@ def _choice(bench: Bench, found: Sequence[Candidate]) -> Choice:
     done = replace(
         again.done,
         steps=[_explained(step, again.returned) for step in again.done.steps],
+        ran=[*bench.base.ran, *bench.kept, *steps],
         evidence=again.evidence,
         verdict=None,
     )
-    return Choice(done, (*bench.kept, *steps), marked, again.returned)
+    return Choice(done, marked, again.returned)
 
 
 def _corrected(bench: Bench, best: Candidate) -> Candidate:
