@@ -53,7 +53,8 @@ def make_recipe(
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
-    `int8` the preset `int8`; `prune` adds a step that zeroes this share of the weights. Raises `RecipeError` or `UsageError` for what does not exist.
+    `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights. Raises
+    `RecipeError` or `UsageError` for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe

@@ -130,7 +130,7 @@ def _run(
     stage("measuring")
     settled = recipe if choice is None else as_settled(recipe, choice.steps)
     int8 = _int8(done.model, done.steps, shapes) if _quantizes(recipe) else None
-    pruned = any(step.name == PRUNING and step.status == "applied" for step in done.steps)
+    pruned = any(step.name == PRUNING and step.status != "rolled-back" for step in done.steps)
     report = Report(
         before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
         after=Side(None, measure(done.model, shapes, size=size)),

@@ -154,7 +154,7 @@ def _keeps_to(node: ir.Node, zero: Array, keep: int, of: int) -> bool:
     elif is_op(node, "ConvTranspose"):
         axis, inputs = 0, zero.shape[0] // node.attributes.get_int("group", 1)
     else:
-        across = is_op(node, "Gemm") and node.attributes.get_int("transB", 0)
+        across = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0
         axis = 1 if across else zero.ndim - 2
         inputs = zero.shape[axis]
     if inputs % of:
