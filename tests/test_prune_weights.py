@@ -22,7 +22,7 @@ from onnxcomp.errors import OnnxcompError, RecipeError, UsageError
 from onnxcomp.graph import Array, array
 from onnxcomp.linear.layers import decibels
 from onnxcomp.model_io import load_model
-from onnxcomp.passes.prune import _zeroing
+from onnxcomp.passes.prune import _inputs, _zeroing
 from onnxcomp.passes.prune._one_shot import DAMPING, Choice, one_shot, refit
 from onnxcomp.passes.prune._patterns import (
     by_unit,
@@ -88,7 +88,7 @@ def cubes(model: ir.Model) -> dict[str, Array]:
 def pruned(
     model: ir.Model, feeds: list[Feeds] | None = None, **options: object
 ) -> tuple[ir.Model, Outcome]:
-    return run_pass(PASS, model, feeds or feeds_for(), ends=True, least=1, **options)
+    return run_pass(PASS, model, feeds or feeds_for(), "x86-vnni", ends=True, least=1, **options)
 
 
 # ---------------------------------------------------------------- patterns
@@ -264,8 +264,8 @@ def test_what_the_samples_kept_back_refuse_is_by_magnitude(monkeypatch: pytest.M
 
 
 def test_too_large_matrices_are_zeroed_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_zeroing, "COLUMNS", 10)
-    monkeypatch.setattr(_zeroing, "MEMORY", 100)
+    monkeypatch.setattr(_inputs, "COLUMNS", 10)
+    monkeypatch.setattr(_inputs, "MEMORY", 100)
     model = layers_net()
     after, outcome = pruned(model)
     plain, _ = pruned(model, criterion="l2")
@@ -417,7 +417,7 @@ def test_random_samples_say_nothing() -> None:
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(OnnxcompError, match=message):
-        run_pass(PASS, layers_net(), feeds_for(1), **options)
+        run_pass(PASS, layers_net(), feeds_for(1), "x86-vnni", **options)
 
 
 # ---------------------------------------------------------------- numbers

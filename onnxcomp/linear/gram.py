@@ -20,8 +20,6 @@ CHECKED = 4
 POSITIONS = 256
 GROUPED_POSITIONS = 96
 HELD = 16
-# Positions to check on, beyond which more samples add none.
-CHECK_POSITIONS = 2048
 SEED = 0
 
 
@@ -47,14 +45,13 @@ class Seen:
 
 
 def look_at(
-    model: ir.Model, layers: Sequence[Layer], samples: Samples, most: int = SAMPLES
+    model: ir.Model, layers: Sequence[Layer], samples: Samples
 ) -> Iterator[tuple[Layer, Seen | None]]:
     """Yield layers with what they are multiplied with, or None where nothing finite was.
 
     `model` holds values of the layers' names; what is known of a few layers is held at a time.
-    At most `most` samples are looked at.
     """
-    groups, limit = -(-len(layers) // HELD), few(model, samples, most)
+    groups, limit = -(-len(layers) // HELD), few(model, samples, SAMPLES)
     for start in range(groups):
         group = layers[start::groups]
         found: list[Seen | None] = [None] * len(group)
@@ -68,14 +65,11 @@ def look_at(
 
 def _with_rows(seen: Seen | None, layer: Layer, index: int, data: Array) -> Seen | None:
     count = POSITIONS if layer.groups == 1 else GROUPED_POSITIONS
-    rows = np.asarray(
-        layer.inputs_at(data, count, np.random.default_rng((SEED, index))), np.float32
-    )
+    rows = layer.inputs_at(data, count, np.random.default_rng((SEED, index)))
     if not rows.size or not np.isfinite(rows).all():
         return seen
     if seen is not None and index % CHECKED == CHECKED - 1:
-        if sum(each.shape[1] for each in seen.rows) < CHECK_POSITIONS:
-            seen.rows.append(rows)
+        seen.rows.append(rows)
         return seen
     product = rows.transpose(0, 2, 1) @ rows / np.float32(rows.shape[1])
     if seen is None:

@@ -84,12 +84,26 @@ def _cheapest(cost: Array, count: int, width: int) -> Array:
     return np.repeat(found, width, axis=-1)
 
 
-def _factor(gram: Array) -> Array:
-    """Return the upper triangular U with (H + damping)^-1 = U^T U."""
+def towards(weight: Array, gram: Array, cross: Array) -> Array:
+    """Return the weight whose products with z are nearest to W x: the argmin of E[|W x - W' z|^2].
+
+    W' = W (E[x z^T] + r) (E[z z^T] + r)^-1, r the damping. z is what the layer gets once those
+    before it are pruned: their error is made up for as far as it can be.
+    """
+    ridge = _ridge(gram)
+    wanted = weight @ (cross + ridge)
+    return np.asarray(np.linalg.solve(gram + ridge, wanted.transpose(0, 2, 1)).transpose(0, 2, 1))
+
+
+def _ridge(gram: Array) -> Array:
     size = gram.shape[-1]
     mean = np.einsum("gkk->g", gram) / size
-    ridge = (DAMPING * mean + 1e-12)[:, np.newaxis, np.newaxis] * np.eye(size)
-    backwards = np.linalg.cholesky((gram + ridge)[:, ::-1, ::-1])
+    return np.asarray((DAMPING * mean + 1e-12)[:, np.newaxis, np.newaxis] * np.eye(size))
+
+
+def _factor(gram: Array) -> Array:
+    """Return the upper triangular U with (H + damping)^-1 = U^T U."""
+    backwards = np.linalg.cholesky((gram + _ridge(gram))[:, ::-1, ::-1])
     return np.triu(np.linalg.inv(backwards[:, ::-1, ::-1]))
 
 
@@ -99,9 +113,7 @@ def refit(weight: Array, pruned: Array, gram: Array) -> Array:
     One column after the other is set to what is best given all others, a few times over; each time
     tr((W - W') H (W - W')^T) with the damped H cannot grow.
     """
-    size = gram.shape[-1]
-    mean = np.einsum("gkk->g", gram) / size
-    matrix = gram + (DAMPING * mean + 1e-12)[:, np.newaxis, np.newaxis] * np.eye(size)
+    size, matrix = gram.shape[-1], gram + _ridge(gram)
     found, kept = pruned.astype(np.float64), pruned != 0
     slope = (weight - found) @ matrix
     pivots = np.einsum("gkk->gk", matrix)

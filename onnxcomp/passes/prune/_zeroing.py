@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxcomp.calibration.samples import Samples
 from onnxcomp.graph import Array, label
-from onnxcomp.linear.gram import Seen, look_at
-from onnxcomp.linear.layers import decibels, has_known_pads
-from onnxcomp.passes.prune._one_shot import Choice, one_shot, refit
+from onnxcomp.linear.layers import decibels
+from onnxcomp.passes.prune._inputs import Inputs
+from onnxcomp.passes.prune._one_shot import Choice, one_shot, refit, towards
 from onnxcomp.passes.prune._patterns import Pattern, lowest
 from onnxcomp.passes.prune._scores import FROM_SAMPLES, scores_of
 from onnxcomp.passes.prune._sites import Site
-
-# How many samples are looked at; `few` takes fewer of large ones.
-SAMPLES = 256
-# A matrix of more columns takes too long to invert; all of them together, in multiplications.
-COLUMNS = 4608
-WORK = 6e11
-# Bytes of Gram matrices at a time.
-MEMORY = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class Zeroed:
 
 
 def zero(
-    site: Site, pattern: Pattern, criterion: str, count: int, seen: Seen | None, seed: int
+    site: Site, pattern: Pattern, criterion: str, count: int, seen: Inputs | None, seed: int
 ) -> Zeroed:
     """Return a weight with `count` boxes of a pattern zeroed.
 
@@ -54,31 +42,33 @@ def zero(
     plain = np.where(gone, cube.dtype.type(0), cube)
     if seen is None or not by_samples:
         return Zeroed(plain)
-    wide = cube.astype(np.float64).reshape(site.layer.groups, -1, site.layer.columns)
+    weight = _matrices(site, cube)
     found = _by_samples(site, pattern, criterion, count, seen, seed)
-    before = seen.error(wide - plain.reshape(wide.shape))
-    after = seen.error(wide - found.reshape(wide.shape))
-    signal = seen.error(wide)
+    before, after = (seen.error(weight, _matrices(site, each)) for each in (plain, found))
+    signal = seen.error(weight, np.zeros_like(weight))
     if not (np.isfinite(found).all() and after < before):
         return Zeroed(plain, decibels(signal, before), decibels(signal, before))
     return Zeroed(found, decibels(signal, before), decibels(signal, after))
 
 
 def _by_samples(
-    site: Site, pattern: Pattern, criterion: str, count: int, seen: Seen, seed: int
+    site: Site, pattern: Pattern, criterion: str, count: int, seen: Inputs, seed: int
 ) -> Array:
     cube = site.cube
     scores = scores_of(criterion, cube, power_of(site, seen), label(site.node), seed)
     if criterion == "wanda":
         return np.where(lowest(pattern, scores, count), cube.dtype.type(0), cube)
-    weight = cube.astype(np.float64).reshape(site.layer.groups, -1, site.layer.columns)
+    weight = towards(_matrices(site, cube), seen.gram, seen.cross)
     rows, taps, width = pattern.box
     choice = Choice(count, width, pattern.keep, pattern.of)
     if not pattern.of and (rows, taps) != (1, 1):
         choice = Choice(zeroed=lowest(pattern, scores, count).reshape(weight.shape))
     found = one_shot(weight, seen.gram, choice)
-    found = refit(weight, found, seen.gram).reshape(cube.shape)
-    return _in_type(found, cube)
+    return _in_type(refit(weight, found, seen.gram).reshape(cube.shape), cube)
+
+
+def _matrices(site: Site, cube: Array) -> Array:
+    return cube.astype(np.float64).reshape(site.layer.groups, -1, site.layer.columns)
 
 
 def _in_type(found: Array, cube: Array) -> Array:
@@ -89,68 +79,9 @@ def _in_type(found: Array, cube: Array) -> Array:
     return np.where(tiny, cube.dtype.type(0), data)
 
 
-def power_of(site: Site, seen: Seen) -> Array:
+def power_of(site: Site, seen: Inputs) -> Array:
     """Return E[x^2] of each column, so that it broadcasts to the weight."""
     groups, _, taps, inputs = site.shape
     power = np.einsum("gkk->gk", seen.gram)
     taps = taps if taps * inputs == power.shape[1] else 1
     return np.asarray(power.reshape(groups, 1, taps, inputs))
-
-
-# ---------------------------------------------------------------- what layers are multiplied with
-def see(
-    model: ir.Model, sites: Sequence[Site], samples: Samples
-) -> Iterator[tuple[Site, Seen | None]]:
-    """Yield sites with what their layers are multiplied with, in the order of the cube's columns.
-
-    None where the samples say nothing of it, or where its matrix is too large. Of a weight that
-    several layers read it is what all of them are multiplied with.
-    """
-    wanted = _affordable(sites)
-    yield from ((site, None) for site in sites if id(site) not in wanted)
-    snapshot = model.clone()
-    for group in _batches([site for site in sites if id(site) in wanted]):
-        layers = [layer for site in group for layer in site.layers]
-        found = {layer.node: seen for layer, seen in look_at(snapshot, layers, samples, SAMPLES)}
-        for site in group:
-            yield site, _joined(site, [found[layer.node] for layer in site.layers])
-
-
-def _affordable(sites: Sequence[Site]) -> set[int]:
-    """Return those whose matrices can be inverted, without the largest where all take too long."""
-    work, kept = 0.0, set()
-    for site in sorted(sites, key=_work):
-        work += _work(site)
-        known = all(has_known_pads(layer.node) for layer in site.layers)
-        if work <= WORK and site.layer.columns <= COLUMNS and known:
-            kept.add(id(site))
-    return kept
-
-
-def _work(site: Site) -> float:
-    layer = site.layer
-    return layer.groups * layer.columns**2 * (3.0 * layer.columns + 12 * layer.rows)
-
-
-def _batches(sites: Sequence[Site]) -> Iterator[list[Site]]:
-    batch: list[Site] = []
-    held = 0
-    for site in sites:
-        size = 8 * len(site.layers) * site.layer.groups * site.layer.columns**2
-        if batch and held + size > MEMORY:
-            yield batch
-            batch, held = [], 0
-        batch.append(site)
-        held += size
-    if batch:
-        yield batch
-
-
-def _joined(site: Site, seen: Sequence[Seen | None]) -> Seen | None:
-    known = [each for each in seen if each is not None]
-    if not known:
-        return None
-    order = site.columns
-    gram = sum((each.gram for each in known[1:]), start=known[0].gram)
-    rows = chain.from_iterable(each.rows for each in known)
-    return Seen(gram[:, order][:, :, order], [each[..., order] for each in rows])

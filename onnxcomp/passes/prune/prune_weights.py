@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph import label
+from onnxcomp.passes.prune._inputs import Inputs, see
 from onnxcomp.passes.prune._patterns import (
     Pattern,
     by_unit,
@@ -20,7 +21,7 @@ from onnxcomp.passes.prune._patterns import (
 )
 from onnxcomp.passes.prune._scores import CRITERIA, FROM_SAMPLES, scores_of, share_out
 from onnxcomp.passes.prune._sites import Site, find_sites
-from onnxcomp.passes.prune._zeroing import power_of, see, zero
+from onnxcomp.passes.prune._zeroing import power_of, zero
 from onnxcomp.registry import Effect, leave, measured, register
 
 SCOPES = ("local", "global")
@@ -46,7 +47,8 @@ def prune_weights(
     It makes nothing faster in ONNX Runtime on a CPU, whose kernels multiply zeros like any other
     number, and the file keeps its size until it is compressed.
 
-    Of the constant weight of each Conv, ConvTranspose, Gemm and MatMul, `ratio` is zeroed.
+    Of the constant weight of each Conv, ConvTranspose, Gemm and MatMul of the main graph, `ratio`
+    is zeroed, rounded down to whole units of the pattern.
     `pattern` says what goes together: `unstructured` single weights, `row` all of an output
     channel, `kernel` all taps of an input for an output channel, `vector` 4 neighbouring input
     channels at the same tap, `block` 4 x 4 of outputs x inputs, `RxC` blocks of another size, and
@@ -60,9 +62,10 @@ def prune_weights(
     is sparsegpt where samples are real, else l2. Sources: Frantar & Alistarh, 2023 (arXiv
     2301.00774); Sun et al., 2024 (arXiv 2306.11695).
 
-    `layers` are ratios of their own by glob of node names, `exclude` globs of nodes to leave,
-    `least` is the number of elements from which a weight is worth it, `ends` prunes the first and
-    last layers too.
+    `layers` are ratios of their own by glob of node names, of which the first that matches counts,
+    `exclude` globs of nodes to leave, separated by commas, `least` is the number of elements from
+    which a weight is worth it, `ends` prunes the first and last layers too: those that no other
+    weight comes before, or behind. A weight that several layers read alike is pruned for all.
 
     Left alone when a layer is first or last, depthwise or small, when its weight is read by
     something else too, is not finite, or does not divide into the pattern, and when it has as many
@@ -82,13 +85,20 @@ def prune_weights(
     sites = [site for site in found if _fits(site, shape)]
     counts = _counts(model, sites, shape, criterion, samples, seed, shared=scope == "global")
     due = [site for site in sites if not _is_done(site, shape, counts[site.node])]
-    looked = see(model, due, samples) if criterion in FROM_SAMPLES else ((s, None) for s in due)
-    for site, seen in looked:
+    for site, seen in _looked(model, due, samples, criterion):
         result = zero(site, shape, criterion, counts[site.node], seen, seed)
         if result.plain is not None and result.noise is not None:
             measured(site.node, result.plain, result.noise)
         site.replace(model.graph, result.cube)
     return len(due)
+
+
+def _looked(
+    model: ir.Model, sites: Sequence[Site], samples: Samples, criterion: str
+) -> Iterator[tuple[Site, Inputs | None]]:
+    if criterion not in FROM_SAMPLES:
+        return ((site, None) for site in sites)
+    return see(model, model.clone(), sites, samples)
 
 
 def _check(
@@ -164,9 +174,8 @@ def _counts(
     if _has_zeros(common, pattern):
         return counts | {site.node: 0 for site in common}
     powers = {}
-    if criterion in FROM_SAMPLES:
-        for site, seen in see(model, common, samples):
-            powers[site.node] = None if seen is None else power_of(site, seen)
+    for site, seen in _looked(model, common, samples, criterion):
+        powers[site.node] = None if seen is None else power_of(site, seen)
     scores, sizes = [], []
     for site in common:
         cube, name = site.cube, label(site.node)
