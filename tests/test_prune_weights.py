@@ -23,7 +23,7 @@ from onnxcomp.graph import Array, array
 from onnxcomp.linear.layers import decibels
 from onnxcomp.model_io import load_model
 from onnxcomp.passes.prune import _inputs, _zeroing
-from onnxcomp.passes.prune._one_shot import DAMPING, Choice, one_shot, refit
+from onnxcomp.passes.prune._one_shot import DAMPING, Choice, one_shot, refit, towards
 from onnxcomp.passes.prune._patterns import (
     by_unit,
     holds,
@@ -212,6 +212,20 @@ def test_refitting_never_raises_the_error(seed: int, groups: int, rows: int, rat
     assert error(again) <= error(first) * (1 + 1e-9)
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_the_weight_for_other_inputs_is_that_of_least_squares(seed: int) -> None:
+    rng, columns = np.random.default_rng(seed), 5
+    w, exact = rng.standard_normal((1, 3, columns)), rng.standard_normal((1, 40, columns))
+    seen = exact + 0.3 * rng.standard_normal(exact.shape)
+    gram, cross = seen.transpose(0, 2, 1) @ seen, exact.transpose(0, 2, 1) @ seen
+    np.testing.assert_allclose(towards(w, gram, gram), w, rtol=1e-9, atol=1e-9)
+    # The damping is a few more positions, at which both inputs are the same.
+    extra = np.sqrt(DAMPING * np.trace(gram[0]) / columns) * np.eye(columns)
+    before, after = (np.concatenate([each[0], extra]) for each in (exact, seen))
+    wanted = np.linalg.lstsq(after, before @ w[0].T, rcond=None)[0].T
+    np.testing.assert_allclose(towards(w, gram, cross)[0], wanted, rtol=1e-6, atol=1e-8)
+
+
 # ---------------------------------------------------------------- trained models
 def digits(name: str) -> tuple[ir.Model, list[Feeds], Array, Array]:
     model = load_model(MODELS / f"{name}.onnx")
@@ -240,7 +254,7 @@ def layer_noise(model: ir.Model, after: ir.Model, images: Array) -> dict[str, fl
     return found
 
 
-@pytest.mark.parametrize(("ratio", "least"), [(0.5, 0.96), (0.7, 0.95), (0.8, 0.915), (0.9, 0.72)])
+@pytest.mark.parametrize(("ratio", "least"), [(0.5, 0.96), (0.7, 0.95), (0.8, 0.94), (0.9, 0.88)])
 def test_samples_beat_magnitude_on_images_held_out(ratio: float, least: float) -> None:
     model, feeds, images, labels = digits("digits_mlp")
     plain, _ = run_pass(PASS, model, feeds, ratio=ratio, ends=True, criterion="l2")
@@ -252,6 +266,12 @@ def test_samples_beat_magnitude_on_images_held_out(ratio: float, least: float) -
     assert accuracy(after, images, labels) >= least
     assert accuracy(after, images, labels) > accuracy(plain, images, labels)
     assert abs(sparsity_of(after).in_layers - ratio) < 1e-3
+
+
+def test_layers_make_up_for_those_before_them() -> None:
+    model, feeds, images, labels = digits("digits_mobile")
+    after, _ = run_pass(PASS, model, feeds, ratio=0.7)
+    assert accuracy(after, images, labels) >= 0.96  # 0.41 where each is fitted by itself
 
 
 def test_what_the_samples_kept_back_refuse_is_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:

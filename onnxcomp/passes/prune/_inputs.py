@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,9 @@ from onnxcomp.passes.prune._sites import Site
 
 # How many samples are looked at; `few` takes fewer of large ones.
 SAMPLES = 256
+# With fewer samples than these, layers are not fitted to what those before them leave: what would
+# be learnt is the samples.
+LEAST = 32
 # Positions to check on, beyond which more samples add none.
 CHECK_POSITIONS = 2048
 # A matrix of more columns takes too long to invert; all of them together, in multiplications.
@@ -64,13 +68,16 @@ def see(
 ) -> Iterator[tuple[Site, Inputs | None]]:
     """Yield sites in the order of the graph, with what their layers are multiplied with.
 
-    Weights of `model` may be replaced between: what comes later sees it. The columns are in the
+    Weights of `model` may be replaced between: what comes later sees it, but where there are few
+    samples. The columns are in the
     order of the site's cube. None where the samples say nothing, or where the matrix is too large.
     Of a weight that several layers read it is what all of them are multiplied with.
     """
     wanted = _affordable(sites)
-    limit = few(original, samples, SAMPLES)
-    for batch in _batches(sites, wanted):
+    limit = max(few(original, samples, SAMPLES), LEAST)
+    enough = sum(1 for _ in islice(samples, LEAST)) == LEAST
+    model, stages = (model, STAGES) if enough else (original, 1)
+    for batch in _batches(sites, wanted, stages):
         seen = _look(model, original, [s for s in batch if id(s) in wanted], samples, limit)
         for site in batch:
             yield site, seen.get(id(site))
@@ -84,8 +91,7 @@ def _look(
         return {}
     names = [name for _, _, name in readers]
     found: dict[int, Inputs] = {}
-    both = zip(tap(original, names, samples, limit), tap(model, names, samples, limit), strict=True)
-    for (index, name, exact), (_, _, seen) in both:
+    for index, name, exact, seen in _both(model, original, names, samples, limit):
         for site, layer, source in readers:
             if source == name:
                 rows = (_rows(site, layer, index, data) for data in (exact, seen))
@@ -93,6 +99,19 @@ def _look(
         if len(found) == len(sites) and all(each.is_enough for each in found.values()):
             break
     return found
+
+
+def _both(
+    model: ir.Model, original: ir.Model, names: Sequence[str], samples: Samples, limit: int
+) -> Iterator[tuple[int, str, Array, Array]]:
+    """Yield (index of the sample, name, the original's array, the model's)."""
+    exact = tap(original, names, samples, limit)
+    if model is original:
+        yield from ((index, name, data, data) for index, name, data in exact)
+        return
+    seen = tap(model, names, samples, limit)
+    for (index, name, data), (_, _, other) in zip(exact, seen, strict=True):
+        yield index, name, data, other
 
 
 def _rows(site: Site, layer: Layer, index: int, data: Array) -> Array:
@@ -138,9 +157,9 @@ def _work(site: Site) -> float:
     return layer.groups * layer.columns**2 * (4.0 * layer.columns + 16 * layer.rows)
 
 
-def _batches(sites: Sequence[Site], wanted: set[int]) -> Iterator[list[Site]]:
+def _batches(sites: Sequence[Site], wanted: set[int], stages: int) -> Iterator[list[Site]]:
     batch: list[Site] = []
-    held, most = 0, -(-len(sites) // STAGES)
+    held, most = 0, -(-len(sites) // stages)
     for site in sites:
         size = 16 * site.layer.groups * site.layer.columns**2 if id(site) in wanted else 0
         if batch and (held + size > MEMORY or len(batch) == most):

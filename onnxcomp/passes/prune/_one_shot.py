@@ -38,7 +38,7 @@ def one_shot(weight: Array, gram: Array, choice: Choice) -> Array:
     (Frantar & Alistarh, 2023, arXiv 2301.00774). The columns are gone through in blocks; what is
     zeroed is chosen at the start of each by that cost, for n:m at the start of each group.
     """
-    factor = _factor(gram)
+    factor = _factor(gram + _ridge(gram))
     work = weight.astype(np.float64)
     zeroed = np.zeros(weight.shape, dtype=bool)
     columns, done = weight.shape[-1], 0
@@ -102,8 +102,8 @@ def _ridge(gram: Array) -> Array:
 
 
 def _factor(gram: Array) -> Array:
-    """Return the upper triangular U with (H + damping)^-1 = U^T U."""
-    backwards = np.linalg.cholesky((gram + _ridge(gram))[:, ::-1, ::-1])
+    """Return the upper triangular U with H^-1 = U^T U."""
+    backwards = np.linalg.cholesky(gram[:, ::-1, ::-1])
     return np.triu(np.linalg.inv(backwards[:, ::-1, ::-1]))
 
 

@@ -63,8 +63,8 @@ def _by_samples(
     choice = Choice(count, width, pattern.keep, pattern.of)
     if not pattern.of and (rows, taps) != (1, 1):
         choice = Choice(zeroed=lowest(pattern, scores, count).reshape(weight.shape))
-    found = one_shot(weight, seen.gram, choice)
-    return _in_type(refit(weight, found, seen.gram).reshape(cube.shape), cube)
+    found = refit(weight, one_shot(weight, seen.gram, choice), seen.gram)
+    return _in_type(found.reshape(cube.shape), cube)
 
 
 def _matrices(site: Site, cube: Array) -> Array:
