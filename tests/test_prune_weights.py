@@ -218,7 +218,7 @@ def test_the_weight_for_other_inputs_is_that_of_least_squares(seed: int) -> None
     w, exact = rng.standard_normal((1, 3, columns)), rng.standard_normal((1, 40, columns))
     seen = exact + 0.3 * rng.standard_normal(exact.shape)
     gram, cross = seen.transpose(0, 2, 1) @ seen, exact.transpose(0, 2, 1) @ seen
-    np.testing.assert_allclose(towards(w, gram, gram), w, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(towards(w, gram, gram.copy()), w, rtol=1e-9, atol=1e-9)
     # The damping is a few more positions, at which both inputs are the same.
     extra = np.sqrt(DAMPING * np.trace(gram[0]) / columns) * np.eye(columns)
     before, after = (np.concatenate([each[0], extra]) for each in (exact, seen))

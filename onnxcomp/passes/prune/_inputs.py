@@ -20,7 +20,7 @@ from onnxcomp.passes.prune._sites import Site
 SAMPLES = 256
 # With fewer samples than these, layers are not fitted to what those before them leave: what would
 # be learnt is the samples.
-LEAST = 32
+LEAST = 128
 # Positions to check on, beyond which more samples add none.
 CHECK_POSITIONS = 2048
 # A matrix of more columns takes too long to invert; all of them together, in multiplications.
@@ -74,8 +74,8 @@ def see(
     Of a weight that several layers read it is what all of them are multiplied with.
     """
     wanted = _affordable(sites)
-    limit = max(few(original, samples, SAMPLES), LEAST)
-    enough = sum(1 for _ in islice(samples, LEAST)) == LEAST
+    limit = few(original, samples, SAMPLES)
+    enough = sum(1 for _ in islice(samples, min(limit, LEAST))) == LEAST
     model, stages = (model, STAGES) if enough else (original, 1)
     for batch in _batches(sites, wanted, stages):
         seen = _look(model, original, [s for s in batch if id(s) in wanted], samples, limit)
@@ -94,8 +94,9 @@ def _look(
     for index, name, exact, seen in _both(model, original, names, samples, limit):
         for site, layer, source in readers:
             if source == name:
-                rows = (_rows(site, layer, index, data) for data in (exact, seen))
-                _add(found, id(site), index, *rows)
+                rows = _rows(site, layer, index, exact)
+                other = rows if seen is exact else _rows(site, layer, index, seen)
+                _add(found, id(site), index, rows, other)
         if len(found) == len(sites) and all(each.is_enough for each in found.values()):
             break
     return found
@@ -131,13 +132,16 @@ def _add(found: dict[int, Inputs], key: int, index: int, exact: Array, seen: Arr
     if known is not None and known.is_enough:
         return
     share = np.float32(seen.shape[1])
-    gram = (seen.transpose(0, 2, 1) @ seen / share).astype(np.float64)
-    cross = (exact.transpose(0, 2, 1) @ seen / share).astype(np.float64)
+    gram = seen.transpose(0, 2, 1) @ seen / share
+    cross = gram if exact is seen else exact.transpose(0, 2, 1) @ seen / share
     if known is None:
-        found[key] = Inputs(gram, cross, (exact, seen), seen.shape[1])
+        wide = gram.astype(np.float64)
+        other = wide if exact is seen else cross.astype(np.float64)
+        found[key] = Inputs(wide, other, (exact, seen), seen.shape[1])
         return
     known.gram += gram
-    known.cross += cross
+    if known.cross is not known.gram:
+        known.cross += cross
     known.positions += seen.shape[1]
 
 

@@ -90,6 +90,8 @@ def towards(weight: Array, gram: Array, cross: Array) -> Array:
     W' = W (E[x z^T] + r) (E[z z^T] + r)^-1, r the damping. z is what the layer gets once those
     before it are pruned: their error is made up for as far as it can be.
     """
+    if cross is gram:
+        return weight
     ridge = _ridge(gram)
     wanted = weight @ (cross + ridge)
     return np.asarray(np.linalg.solve(gram + ridge, wanted.transpose(0, 2, 1)).transpose(0, 2, 1))

@@ -60,10 +60,10 @@ def prune_weights(
     `sparsegpt`, which goes through the columns and moves the others to make up for what is zeroed,
     then fits what is left once more. Layers are pruned from the inputs on, in up to 16 stages:
     what falls is E[|W x - W' z|^2] over the samples, with x the input of a layer in the original
-    and z what it gets once those before it are pruned, or x where there
-    are fewer than 32 samples. `auto` is sparsegpt where samples are real,
-    else l2. Sources: Frantar & Alistarh, 2023 (arXiv 2301.00774); Sun et al., 2024 (arXiv
-    2306.11695); He et al., 2017 (arXiv 1707.06168), for z.
+    and z what it gets once those before it are pruned, or x where there are fewer than 128 samples
+    or these are large. `auto` is sparsegpt where samples are real, else l2. Sources: Frantar &
+    Alistarh, 2023 (arXiv 2301.00774); Sun et al., 2024 (arXiv 2306.11695); He et al., 2017 (arXiv
+    1707.06168), for z.
 
     `layers` are ratios of their own by glob of node names, of which the first that matches counts,
     `exclude` globs of nodes to leave, separated by commas, `least` is the number of elements from
