@@ -22,6 +22,7 @@ from onnxcomp.cli_options import (
     THREADS,
     calibration_options,
     data_options,
+    prune_options,
 )
 from onnxcomp.cli_talk import SafeGroup, progress, speaker
 from onnxcomp.targets import NAMES
@@ -60,6 +61,7 @@ def main() -> None:
 @click.option("--recipe", metavar="NAME|FILE.toml", help="lossless (default), int8, or a file.")
 @click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
+@prune_options
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxcomp.int8_coverage import Coverage
     from onnxcomp.interface import Change
     from onnxcomp.parity import Parity
+    from onnxcomp.sparsity import Sparsity
     from onnxcomp.verify import Metric
 
 SCHEMA = 1
@@ -109,6 +110,7 @@ class Report:
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
+    sparsity: Sparsity | None = None
     candidates: tuple[Candidate, ...] = ()
     ranges: Ranges | None = None
     seconds: float = 0.0
@@ -134,6 +136,7 @@ class Report:
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
+            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "ranges": None if self.ranges is None else _ranges(self.ranges),
             "seconds": round(self.seconds, 3),

@@ -25,7 +25,9 @@ from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.judging import Evidence, judge
 from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_model, write_bytes
 from onnxcomp.recipe import Recipe, as_settled
+from onnxcomp.registry import find_pass
 from onnxcomp.report import Report, Side, StepReport
+from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stages import Progress, stage
 from onnxcomp.stepping import Context, Done
 from onnxcomp.verify import judge_lossless
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import onnx
 
 Say = Callable[[str], None]
+# What leaves zeros of which the report speaks.
+PRUNING = "prune-weights"
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,9 @@ def _run(
     content = verdict.content if verdict is not None else None
     size = len(content) if content is not None else None
     stage("measuring")
-    int8 = _int8(done.model, done.steps, shapes) if recipe.is_lossy else None
     settled = as_settled(recipe, done.ran) if recipe.is_lossy else recipe
+    int8 = _int8(done.model, done.steps, shapes) if _quantizes(recipe) else None
+    pruned = any(step.name == PRUNING and step.status != "rolled-back" for step in done.steps)
     report = Report(
         before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
         after=Side(None, measure(done.model, shapes, size=size)),
@@ -138,6 +143,7 @@ def _run(
         latency=evidence.latency if evidence else None,
         ranges=done.ranges,
         int8=int8,
+        sparsity=sparsity_of(done.model) if pruned else None,
         candidates=choice.candidates if choice is not None else (),
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
@@ -170,6 +176,12 @@ def _shortfalls(
     return tuple(found)
 
 
+def _quantizes(recipe: Recipe) -> bool:
+    """Say whether a recipe is about int8 at all."""
+    steps = any(find_pass(step.name).family == "quantize" for step in recipe.steps)
+    return bool(recipe.schemes) or steps
+
+
 def _check_settings(recipe: Recipe) -> None:
     """Refuse settings that a lossless recipe would pass over in silence."""
     if recipe.is_lossy:
@@ -177,7 +189,7 @@ def _check_settings(recipe: Recipe) -> None:
     for name in ("ranges", "eval", "max_drop", "min_sqnr", "min_speedup", "min_int8_macs"):
         if getattr(recipe, name) is not None:
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} says what a lossy recipe may do; add --int8")
+            raise UsageError(f"--{option} says what a lossy recipe may do; add --int8, say")
 
 
 # ---------------------------------------------------------------- the report's facts

@@ -10,12 +10,13 @@ import onnx.compose
 import onnx_ir as ir
 
 from case_pages import Case, parse, structure
+from onnxcomp.calibration.samples import open_samples
 from onnxcomp.calibration.synthetic import Runs, first_runs
 from onnxcomp.edits import sweep
 from onnxcomp.graph import all_nodes
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import apply, find_pass
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Session, input_specs
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,27 @@ def _has_branches(model: onnx.ModelProto) -> bool:
 def check_text(reference: Reference) -> ir.Model:
     """Check what the pass makes of a model, and that it does so once; return the result."""
     case, before = reference.case, reference.before
-    found = find_pass(case.pass_name)
+    found, needs = find_pass(case.pass_name), _needs(case, before)
     model = before.clone()
-    sites = apply(found, model, case.options).sites
+    sites = apply(found, model, case.options, needs).sites
     sweep(model)
     assert structure(model) == reference.expected, ir.to_onnx_text(model)
     assert sites == case.sites, f"{sites} sites; where that is right, write `sites: {sites}`"
     if sites and found.ops:  # without one of these the pipeline does not run the pass
         assert found.ops & {node.op_type for node in all_nodes(before)}
-    assert apply(found, model.clone(), case.options).sites == 0
+    assert apply(found, model.clone(), case.options, needs).sites == 0
     if reference.among is not None:  # nor does it stop at a place that it leaves
         among, least = reference.among
-        assert apply(found, among.clone(), case.options).sites >= least
+        needs = _needs(case, among)
+        assert apply(found, among.clone(), case.options, needs).sites >= least
     return model
+
+
+def _needs(case: Case, model: ir.Model) -> dict[str, object]:
+    """Return random samples where a pass reads some."""
+    if "samples" not in find_pass(case.pass_name).needs:
+        return {}
+    return {"samples": open_samples("random:2", input_specs(model), model=model)}
 
 
 def check_answers(reference: Reference, model: ir.Model) -> None:
