@@ -27,6 +27,7 @@ from onnxcomp.settings import (
     make_exclude,
     make_outputs,
     make_prune,
+    make_prune_channels,
     make_schemes,
     make_shapes,
 )
@@ -42,6 +43,7 @@ def make_recipe(
     schemes: Sequence[str] = (),
     prune: float | None = None,
     prune_pattern: str | None = None,
+    prune_channels: float | None = None,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -53,8 +55,9 @@ def make_recipe(
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
-    `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights. Raises
-    `RecipeError` or `UsageError` for what does not exist.
+    `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights,
+    `prune_channels` one that removes this share of the MACs. Raises `RecipeError` or `UsageError`
+    for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -67,9 +70,12 @@ def make_recipe(
     if schemes:
         found = replace(found, schemes=make_schemes(schemes))
     found = with_passes(found, select, skip)
-    pruning = make_prune(prune, prune_pattern)
-    if pruning is not None:
-        found = replace(found, steps=(*found.steps, Step("prune-weights", pruning)))
+    asked = {
+        "prune-channels": make_prune_channels(prune_channels),
+        "prune-weights": make_prune(prune, prune_pattern),
+    }
+    added = [Step(name, options) for name, options in asked.items() if options is not None]
+    found = replace(found, steps=(*found.steps, *added))
     if exclude:
         found = replace(found, exclude=make_exclude(exclude))
     if shapes:
@@ -92,6 +98,7 @@ def optimize(
     schemes: Sequence[str] = (),
     prune: float | None = None,
     prune_pattern: str | None = None,
+    prune_channels: float | None = None,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -129,7 +136,9 @@ def optimize(
     The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
     open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
     candidates to try (all), `exclude` globs of nodes to leave float. `prune` is the share of the
-    weights to zero, `prune_pattern` what goes together (see prune-weights). What falls short of
+    weights to zero, `prune_pattern` what goes together (see prune-weights), `prune_channels` the
+    share of MACs to remove with whole channels. Where such a share breaks the budget, the most that
+    was found to keep it is taken. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
@@ -138,6 +147,7 @@ def optimize(
         schemes=schemes,
         prune=prune,
         prune_pattern=prune_pattern,
+        prune_channels=prune_channels,
         select=select,
         skip=skip,
         exclude=exclude,

@@ -38,9 +38,11 @@ def calibration_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def prune_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that zero weights."""
+    """Add the options that remove weights and channels."""
     pattern = "What is zeroed together: unstructured, row, kernel, vector, block, 4x4, 2:4."
+    channels = "Remove channels with this share of the MACs."
     for option in (
+        click.option("--prune-channels", type=float, metavar="R", help=channels),
         click.option("--prune-pattern", metavar="NAME", help=pattern),
         click.option("--prune", type=float, metavar="R", help="Zero this share of the weights."),
     ):
