@@ -15,8 +15,9 @@ from onnxcomp.calibration.synthetic import Runs, first_runs
 from onnxcomp.edits import sweep
 from onnxcomp.graph import all_nodes
 from onnxcomp.parity import compare_outputs
-from onnxcomp.registry import apply, find_pass
+from onnxcomp.registry import Pass, apply, find_pass
 from onnxcomp.runtime import Session, input_specs
+from onnxcomp.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,20 @@ def _has_branches(model: onnx.ModelProto) -> bool:
     return any(attr.HasField("g") for node in model.graph.node for attr in node.attribute)
 
 
+def needs_of(found: Pass, model: ir.Model) -> dict[str, object]:
+    """Return what a pass needs besides a graph: random samples, and a machine of any kind."""
+    if found.reads_only_the_graph:
+        return {}
+    samples = open_samples("random:2", input_specs(model), model=model)
+    return {"samples": samples, "target": TARGETS["portable"], "unfused": model, "original": model}
+
+
 def check_text(reference: Reference) -> ir.Model:
     """Check what the pass makes of a model, and that it does so once; return the result."""
     case, before = reference.case, reference.before
-    found, needs = find_pass(case.pass_name), _needs(case, before)
+    found = find_pass(case.pass_name)
     model = before.clone()
+    needs = needs_of(found, before)
     sites = apply(found, model, case.options, needs).sites
     sweep(model)
     assert structure(model) == reference.expected, ir.to_onnx_text(model)
@@ -78,16 +88,9 @@ def check_text(reference: Reference) -> ir.Model:
     assert apply(found, model.clone(), case.options, needs).sites == 0
     if reference.among is not None:  # nor does it stop at a place that it leaves
         among, least = reference.among
-        needs = _needs(case, among)
-        assert apply(found, among.clone(), case.options, needs).sites >= least
+        among_needs = needs_of(found, among)
+        assert apply(found, among.clone(), case.options, among_needs).sites >= least
     return model
-
-
-def _needs(case: Case, model: ir.Model) -> dict[str, object]:
-    """Return random samples where a pass reads some."""
-    if "samples" not in find_pass(case.pass_name).needs:
-        return {}
-    return {"samples": open_samples("random:2", input_specs(model), model=model)}
 
 
 def check_answers(reference: Reference, model: ir.Model) -> None:

@@ -29,7 +29,8 @@ class Part:
 class Port:
     """A node whose constant weight makes or reads the channels of a group; `part` is the weight's.
 
-    Its node is a Conv, ConvTranspose, Gemm or MatMul.
+    Its node is a Conv, ConvTranspose, Gemm or MatMul. A weight may also be computed of constants
+    alone, as behind a DequantizeLinear; `part` is then of that value.
     """
 
     node: ir.Node
