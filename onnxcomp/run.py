@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxcomp.cost import measure
+from onnxcomp.container.reading import is_container
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
 from onnxcomp.inputs import NOTHING_GIVEN, Given, open_inputs
@@ -102,7 +103,8 @@ def _run(
     loaded = load_model(source)
     asked = as_asked(loaded, recipe)
     path = _path_of(source)
-    file = path if asked.model is loaded else None
+    packed = path is not None and is_container(path)
+    file = path if asked.model is loaded and not packed else None
     inputs = open_inputs(asked.model, recipe, given, say, file)
     if recipe.opset is not None:
         asked = at_opset(asked, recipe.opset, inputs.reference())
@@ -148,7 +150,7 @@ def _run(
         done.model,
         report,
         external=any(True for _ in external_tensors(asked.model)),
-        unchanged=Path(path) if path is not None and untouched else None,
+        unchanged=Path(path) if path is not None and untouched and not packed else None,
         content=content,
         recipe=settled,
     )
@@ -185,8 +187,8 @@ def _path_of(source: object) -> str | None:
 
 
 def _bytes_of(source: object, model: ir.Model) -> int | None:
-    """Return the bytes of the file and of the weights files beside it, or None for an object."""
-    if not isinstance(source, (str, os.PathLike)):
+    """Return the bytes of the file and of the weights files beside it, or None for others."""
+    if not isinstance(source, (str, os.PathLike)) or is_container(source):
         return None
     files = {Path(tensor.path) for _, tensor in external_tensors(model)}
     return Path(source).stat().st_size + sum(file.stat().st_size for file in files)
