@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxcomp.cost import measure
 from onnxcomp.container.reading import is_container
+from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
 from onnxcomp.inputs import NOTHING_GIVEN, Given, open_inputs

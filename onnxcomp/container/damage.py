@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DamageError(Exception):
-    """What a container says does not hold; whoever knows the file's name makes it a `ModelError`."""
+    """What a container says does not hold; who knows the file's name makes it a `ModelError`."""
 
 
 class Cursor:

@@ -80,4 +80,5 @@ def from_gaps(gaps: bytes) -> npt.NDArray[np.intp]:
     steps = np.frombuffer(gaps, np.uint8)
     ends = steps != 255
     reached = np.cumsum(steps, dtype=np.intp) + np.cumsum(ends, dtype=np.intp) - 1
-    return reached[ends]
+    places: npt.NDArray[np.intp] = reached[ends]
+    return places

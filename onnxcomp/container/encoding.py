@@ -19,12 +19,14 @@ from onnxcomp.container.streams import STORED, encode_stream
 from onnxcomp.container.words import Form, Words, as_words, pack_bits, to_planes
 
 # From this many words on, codings are tried on four slices of so many words each.
-SAMPLED_FROM = 1 << 17
-SLICE = 1 << 14
+SAMPLED_FROM = 1 << 15
+SLICE = 1 << 13
 MAX_CODES = 256
 # The share of the commonest value from which leaving it out is tried.
 SPARSE_FROM = 0.2
+SMALL_TABLE = 8
 ESCAPE = 255
+
 
 @dataclass(frozen=True)
 class Coding:
@@ -51,19 +53,23 @@ def encode_chunk(data: bytes | memoryview, form: Form) -> Coded:
         payload = bytes([width]) + (coded or b"")
         if coded and len(coded) <= len(data) and decode_chunk(payload, len(data)) == data:
             return Coded(payload, coding.name)
-    head = bytes([1, BYTES, STORED]) + len(data).to_bytes(4, "little")
-    return Coded(head + bytes(data), "stored")
+    return Coded(_stored(data), "stored")
+
+
+def _stored(data: bytes | memoryview) -> bytes:
+    return bytes([1, BYTES, STORED]) + len(data).to_bytes(4, "little") + bytes(data)
 
 
 def _ranked(words: Words, *, rotated: bool) -> list[Coding]:
     """Return codings, the shortest on a sample of the words first."""
     some = sample(words)
     codings = list(_candidates(some, rotated=rotated))
-    if len(codings) == 1:
-        return codings
     coded = {coding.name: coding.encode(some) for coding in codings}
     sizes = {name: len(words) * 16 if item is None else len(item) for name, item in coded.items()}
-    return sorted(codings, key=lambda coding: sizes[coding.name])
+    codings.sort(key=lambda coding: sizes[coding.name])
+    # The words outside the sample may be more than a codebook has room for.
+    last = Coding("exponents" if rotated else "planes", partial(encode_planes, rotated=rotated))
+    return codings if words.itemsize == 1 else [*codings, last]
 
 
 def sample(words: Words) -> Words:
@@ -76,21 +82,25 @@ def sample(words: Words) -> Words:
 
 def _candidates(some: Words, *, rotated: bool) -> Iterator[Coding]:
     values, counts = np.unique(some, return_counts=True)
-    yield from _dense(len(values), some.itemsize, rotated=rotated)
+    forms = list(_dense(some, len(values), rotated=rotated))
+    yield from forms
     if len(values) > 1 and counts.max() >= SPARSE_FROM * len(some):
         fill = values[np.argmax(counts)]
-        for rest in _dense(len(values) - 1, some.itemsize, rotated=rotated):
-            encode = partial(encode_sparse, fill=fill, rest=rest)
-            yield Coding(f"sparse {rest.name}", encode)
+        for rest in forms:
+            yield Coding(f"sparse {rest.name}", partial(encode_sparse, fill=fill, rest=rest))
 
 
-def _dense(distinct: int, width: int, *, rotated: bool) -> Iterator[Coding]:
-    yield Coding("bytes", encode_bytes)
-    if distinct <= (MAX_CODES if width > 1 else 16):
+def _dense(some: Words, distinct: int, *, rotated: bool) -> Iterator[Coding]:
+    """Yield codings that may suit some words, of which so many are distinct."""
+    if distinct <= (MAX_CODES if some.itemsize > 1 else MAX_CODES // 16):
         yield Coding("codebook", encode_codebook)
-    if width > 1:
+        # Where the table is small beside the words, nothing else comes near.
+        if some.itemsize > 1 and distinct * SMALL_TABLE <= len(some):
+            return
+    yield Coding("bytes", encode_bytes)
+    if some.itemsize > 1:
         yield Coding("planes", partial(encode_planes, rotated=False))
-    if width > 1 and rotated:
+    if some.itemsize > 1 and rotated:
         yield Coding("exponents", partial(encode_planes, rotated=True))
 
 

@@ -1,4 +1,4 @@
-"""The container's outline: magic, chunks, padding, index, footer; `docs/container.md` has it in full.
+"""The container's outline: magic, chunks, padding, index, footer (`docs/container.md`).
 
 All numbers are little-endian. The index comes last, so that chunks are written as they come.
 """

@@ -78,4 +78,4 @@ def type_name(data_type: int) -> str:
     import onnx
 
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    return names.get(data_type, str(data_type)).lower()
+    return str(names.get(data_type, data_type)).lower()

@@ -9,19 +9,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from onnxcomp.container.damage import DamageError
 from onnxcomp.container.decoding import decode_chunk
+from onnxcomp.container.embedding import with_weights
 from onnxcomp.container.layout import MAGIC, Chunk, PackedFile, read_index
 from onnxcomp.errors import ModelError
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
 # Protobuf, and so ONNX Runtime, takes no message of 2 GiB.
 MESSAGE_LIMIT = 1 << 31
-EXTERNAL = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> bytes:
         if not others:
             return model
         names = [file.name for file in container.files[1:]]
-        return _with_weights(model, dict(zip(names, others, strict=True)))
+        return with_weights(model, dict(zip(names, others, strict=True)))
 
 
 @contextmanager
@@ -133,43 +129,3 @@ class Rest:
         """Yield what is left."""
         yield bytes(self._left)
         yield from self._chunks
-
-
-def _with_weights(model: bytes, files: dict[str, bytes]) -> bytes:
-    """Return a model's bytes with the weights of its data files inside."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        proto = onnx.load_from_string(model)
-    except DecodeError as error:
-        raise DamageError("the model in it does not decode") from error
-    for tensor in _tensors(proto):
-        if tensor.data_location != EXTERNAL:
-            continue
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        data = files.get(_normal(place.get("location", "")), b"")
-        start = int(place.get("offset") or 0)
-        end = start + int(place["length"]) if "length" in place else len(data)
-        if not start <= end <= len(data):
-            raise DamageError(f"the weights of {tensor.name} are not in it")
-        tensor.raw_data = data[start:end]
-        tensor.ClearField("data_location")
-        tensor.ClearField("external_data")
-    return proto.SerializeToString(deterministic=True)
-
-
-def _tensors(message: Message) -> Iterator[object]:
-    """Yield every TensorProto of a message, however deep."""
-    if message.DESCRIPTOR.name == "TensorProto":
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for inner in value if field.is_repeated else [value]:
-            yield from _tensors(inner)
-
-
-def _normal(location: str) -> str:
-    return Path(location).as_posix()

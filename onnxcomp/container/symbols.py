@@ -26,7 +26,9 @@ def code_lengths(counts: Sequence[int]) -> list[int]:
     Lengths are all that a canonical code is stored as. A symbol that is alone takes one bit.
     """
     lengths = [0] * len(counts)
-    heap = [(count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
+    heap: list[tuple[int, int, tuple[int, ...]]] = [
+        (count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count
+    ]
     if len(heap) == 1:
         lengths[heap[0][1]] = 1
         return lengths
@@ -43,6 +45,4 @@ def code_lengths(counts: Sequence[int]) -> list[int]:
 def huffman_bits(counts: Counts) -> int:
     """Return the bits of all symbols in Huffman's code, its table not included."""
     numbers = counts.tolist()
-    return sum(
-        count * length for count, length in zip(numbers, code_lengths(numbers), strict=True)
-    )
+    return sum(count * length for count, length in zip(numbers, code_lengths(numbers), strict=True))

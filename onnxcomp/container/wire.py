@@ -21,8 +21,12 @@ INSIDE = {
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
     "Node": {5: "Attribute"},
     "Attribute": {
-        **{5: "Tensor", 6: "Graph", 10: "Tensor"},
-        **{11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+        5: "Tensor",
+        6: "Graph",
+        10: "Tensor",
+        11: "Graph",
+        22: "SparseTensor",
+        23: "SparseTensor",
     },
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
