@@ -1,9 +1,9 @@
 """What weights would cost in other codes: their entropy, and Deep Compression's Huffman code.
 
-Symbols are the distinct values where there are at most 256, else the bytes of each plane. As in
-the paper (Han et al., 2016, section 4), weights with zeros may be distances between the others, in
-symbols of a byte, with Huffman codes for both; the shorter counts. Huffman's sizes include
-their tables: the values, and one byte per code length.
+Symbols are the distinct values where there are at most 256, each eight times on average, else the
+bytes of each plane. As in the paper (Han et al., 2016, section 4), weights with zeros may be
+distances between the others, in symbols of a byte, with Huffman codes for both; the shorter counts.
+Huffman's sizes include their tables: the values, and one byte per code length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.container.encoding import MAX_CODES, sample, to_gaps
+from onnxcomp.container.encoding import MAX_CODES, SMALL_TABLE, sample, to_gaps
 from onnxcomp.container.symbols import Counts, entropy, huffman_bits
 from onnxcomp.container.words import Form, Words, as_words, to_planes
 
@@ -36,7 +36,7 @@ def baseline(data: bytes | memoryview, form: Form) -> Baseline:
     words = as_words(data, width)
     if len(np.unique(sample(words))) <= MAX_CODES:
         values, counts = np.unique(words, return_counts=True)
-        if len(values) <= MAX_CODES:
+        if len(values) <= MAX_CODES and len(values) * SMALL_TABLE <= len(words):
             table = len(values) * (width + 1)
             size = min(_huffman(counts) + table, _with_gaps(words, values, counts) + table)
             return Baseline(entropy(counts) * len(words), size)

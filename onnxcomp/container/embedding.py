@@ -19,11 +19,10 @@ EXTERNAL = 1
 def with_weights(model: bytes, files: dict[str, bytes]) -> bytes:
     """Return a model's bytes with the weights of its data files inside."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         proto = onnx.load_from_string(model)
-    except DecodeError as error:
+    except Exception as error:  # protobuf raises several types
         raise DamageError("the model in it does not decode") from error
     for tensor in _tensors(proto):
         if tensor.data_location != EXTERNAL:

@@ -78,4 +78,5 @@ def type_name(data_type: int) -> str:
     import onnx
 
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    return str(names.get(data_type, data_type)).lower()
+    name = str(names.get(data_type, data_type)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
