@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.container.encoding import MAX_CODES, SMALL_TABLE, sample, to_gaps
-from onnxcomp.container.symbols import Counts, entropy, huffman_bits
+from onnxcomp.container.symbols import Counts, entropy, histogram, huffman_bits
 from onnxcomp.container.words import Form, Words, as_words, to_planes
 
 
@@ -42,7 +42,7 @@ def baseline(data: bytes | memoryview, form: Form) -> Baseline:
             return Baseline(entropy(counts) * len(words), size)
     total = Baseline()
     for plane in to_planes(words, rotated=form.rotated):
-        counts = np.bincount(np.frombuffer(plane, np.uint8), minlength=256)
+        counts = histogram(plane)
         table = int(np.count_nonzero(counts))
         total += Baseline(entropy(counts) * len(words), _huffman(counts) + table)
     return total

@@ -50,9 +50,12 @@ def encode_chunk(data: bytes | memoryview, form: Form) -> Coded:
     words = as_words(data, width)
     for coding in _ranked(words, rotated=form.rotated):
         coded = coding.encode(words)
-        payload = bytes([width]) + (coded or b"")
-        if coded and len(coded) <= len(data) and decode_chunk(payload, len(data)) == data:
+        if coded is None:
+            continue
+        payload = bytes([width]) + coded
+        if len(coded) <= len(data) and decode_chunk(payload, len(data)) == data:
             return Coded(payload, coding.name)
+        break
     return Coded(_stored(data), "stored")
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxcomp.container.damage import Cursor, DamageError
-from onnxcomp.container.symbols import entropy
+from onnxcomp.container.symbols import entropy, histogram
 
 if TYPE_CHECKING:
     import zstandard
@@ -36,7 +34,7 @@ def encode_stream(data: bytes | memoryview) -> bytes:
 
 def _shortest(data: bytes) -> bytes | None:
     """Return the shortest frame that was found, or None where none is shorter than the data."""
-    order_0 = entropy(np.bincount(np.frombuffer(data, np.uint8))) * len(data) / 8
+    order_0 = entropy(histogram(data)) * len(data) / 8
     fast, shallow, deep = _compressors()
     best = fast.compress(data)
     if len(best) >= len(data) and order_0 * 8 > NOISE * len(data):

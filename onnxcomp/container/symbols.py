@@ -8,7 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+SLICE = 1 << 20
+
 Counts = npt.NDArray[np.int64] | npt.NDArray[np.intp]
+
+
+def histogram(data: bytes | memoryview) -> Counts:
+    """Return how often each byte occurs; in slices, since numpy widens what it counts."""
+    symbols = np.frombuffer(data, np.uint8)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(symbols), SLICE):
+        counts += np.bincount(symbols[start : start + SLICE], minlength=256)
+    return counts
 
 
 def entropy(counts: Counts) -> float:
