@@ -109,7 +109,7 @@ def optimize(
 
     from onnxcomp import api
     from onnxcomp.errors import ContractError
-    from onnxcomp.model_io import check_writable, default_output, write_text
+    from onnxcomp.model_io import check_plain, check_writable, default_output, write_text
     from onnxcomp.run import run_recipe
     from onnxcomp.settings import parse_shapes
 
@@ -125,6 +125,7 @@ def optimize(
         click.echo(recipe.to_toml(), nl=False)
         return
     out = output or default_output(model)
+    check_plain(out)
     if not dry_run and model.exists():
         check_writable(out, model)
     with progress(quiet=quiet) as advance:

@@ -203,6 +203,12 @@ def check_writable(out: Path, source: object) -> None:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
 
 
+def check_plain(out: Path) -> None:
+    """Raise `UsageError` where a model would be written under the name of a packed one."""
+    if out.suffix == ".onnxz":
+        raise UsageError(f"{out} would not be packed; write a .onnx file, then `onnxcomp pack` it")
+
+
 def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
     """Write a model atomically and return its bytes, weights file included.
 

@@ -23,7 +23,14 @@ from onnxcomp.int8.search import choose
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.judging import Evidence, judge
-from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_model, write_bytes
+from onnxcomp.model_io import (
+    ModelSource,
+    check_plain,
+    external_tensors,
+    load_model,
+    save_model,
+    write_bytes,
+)
 from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.stages import Progress, stage
@@ -59,6 +66,7 @@ class Result:
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the model atomically and return its bytes; an unchanged one byte for byte."""
+        check_plain(Path(path))
         if self.unchanged is not None and not self.external:
             return write_bytes(Path(path), self.unchanged.read_bytes())
         if self.content is not None and not self.external:
