@@ -1,4 +1,4 @@
-"""One function per verb of the command line; `compare` and `inspect` have files of their own."""
+"""One function per verb of the command line; others than `optimize` have files of their own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import open_samples
 from onnxcomp.comparing import Comparison, compare
+from onnxcomp.container.packed import Packed, Unpacked
+from onnxcomp.container.packing import pack
+from onnxcomp.container.reading import load
+from onnxcomp.container.unpacking import unpack
 from onnxcomp.inputs import Given
 from onnxcomp.inspecting import Summary, inspect
 from onnxcomp.model_io import ModelSource, load_model
@@ -33,7 +37,20 @@ from onnxcomp.settings import (
 )
 from onnxcomp.stages import Progress
 
-__all__ = ["Comparison", "Summary", "calibrate", "compare", "inspect", "make_recipe", "optimize"]
+__all__ = [
+    "Comparison",
+    "Packed",
+    "Summary",
+    "Unpacked",
+    "calibrate",
+    "compare",
+    "inspect",
+    "load",
+    "make_recipe",
+    "optimize",
+    "pack",
+    "unpack",
+]
 
 
 def make_recipe(

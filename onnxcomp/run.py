@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxcomp.blocks import run_steps
+from onnxcomp.container.reading import is_container
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
@@ -23,7 +24,14 @@ from onnxcomp.int8.search import choose
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.judging import Evidence, judge
-from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_model, write_bytes
+from onnxcomp.model_io import (
+    ModelSource,
+    check_plain,
+    external_tensors,
+    load_model,
+    save_model,
+    write_bytes,
+)
 from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.registry import find_pass
 from onnxcomp.report import Report, Side, StepReport
@@ -63,6 +71,7 @@ class Result:
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the model atomically and return its bytes; an unchanged one byte for byte."""
+        check_plain(Path(path))
         if self.unchanged is not None and not self.external:
             return write_bytes(Path(path), self.unchanged.read_bytes())
         if self.content is not None and not self.external:
@@ -107,7 +116,8 @@ def _run(
     loaded = load_model(source)
     asked = as_asked(loaded, recipe)
     path = _path_of(source)
-    file = path if asked.model is loaded else None
+    packed = path is not None and is_container(path)
+    file = path if asked.model is loaded and not packed else None
     inputs = open_inputs(asked.model, recipe, given, say, file)
     if recipe.opset is not None:
         asked = at_opset(asked, recipe.opset, inputs.reference())
@@ -155,7 +165,7 @@ def _run(
         done.model,
         report,
         external=any(True for _ in external_tensors(asked.model)),
-        unchanged=Path(path) if path is not None and untouched else None,
+        unchanged=Path(path) if path is not None and untouched and not packed else None,
         content=content,
         recipe=settled,
     )
@@ -198,8 +208,8 @@ def _path_of(source: object) -> str | None:
 
 
 def _bytes_of(source: object, model: ir.Model) -> int | None:
-    """Return the bytes of the file and of the weights files beside it, or None for an object."""
-    if not isinstance(source, (str, os.PathLike)):
+    """Return the bytes of the file and of the weights files beside it, or None for others."""
+    if not isinstance(source, (str, os.PathLike)) or is_container(source):
         return None
     files = {Path(tensor.path) for _, tensor in external_tensors(model)}
     return Path(source).stat().st_size + sum(file.stat().st_size for file in files)
