@@ -39,8 +39,8 @@ class Inputs:
     """What a weight is multiplied with: x in the original, z in the model so far pruned.
 
     `gram` is the sum of z z^T and `cross` that of x z^T, [groups, columns, columns], over so many
-    `positions` of `samples`; `first` is x and z of the first sample, [groups, positions, columns], `checks` of
-    samples that are not in the matrices.
+    `positions` of `samples`; `first` is x and z of the first sample, [groups, positions, columns],
+    `checks` of samples that are not in the matrices.
     """
 
     gram: Array
