@@ -26,8 +26,9 @@ CHECK_POSITIONS = 2048
 # A matrix of more columns takes too long to invert; all of them together, in multiplications.
 COLUMNS = 4608
 WORK = 6e11
-# Positions for each column, beyond which more samples add none to the matrices.
+# Positions for each column, and samples, beyond which more add nothing to the matrices.
 ENOUGH = 8
+ENOUGH_SAMPLES = 24
 # How often the samples run again, each time with more layers pruned, and bytes of matrices.
 STAGES = 16
 MEMORY = 400_000_000
@@ -38,14 +39,15 @@ class Inputs:
     """What a weight is multiplied with: x in the original, z in the model so far pruned.
 
     `gram` is the sum of z z^T and `cross` that of x z^T, [groups, columns, columns], over so many
-    `positions`; `first` is x and z of the first sample, [groups, positions, columns], `checks` of
-    samples that are not in the matrices.
+    `positions` of `samples`; `first` is x and z of the first sample, [groups, positions, columns],
+    `checks` of samples that are not in the matrices.
     """
 
     gram: Array
     cross: Array
     first: tuple[Array, Array]
     positions: int
+    samples: int = 1
     checks: list[tuple[Array, Array]] = field(default_factory=list)
 
     def error(self, weight: Array, other: Array) -> float:
@@ -60,7 +62,8 @@ class Inputs:
     @property
     def is_enough(self) -> bool:
         """Whether more samples add nothing."""
-        return bool(self.positions >= ENOUGH * self.gram.shape[-1])
+        wanted = ENOUGH * self.gram.shape[-1]
+        return bool(self.positions >= wanted and self.samples >= ENOUGH_SAMPLES)
 
 
 def see(
@@ -143,6 +146,7 @@ def _add(found: dict[int, Inputs], key: int, index: int, exact: Array, seen: Arr
     if known.cross is not known.gram:
         known.cross += cross
     known.positions += seen.shape[1]
+    known.samples += 1
 
 
 def _affordable(sites: Sequence[Site]) -> set[int]:
