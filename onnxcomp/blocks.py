@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxcomp.errors import RecipeError
 from onnxcomp.judging import judge
 from onnxcomp.pipeline import run_lossless, runs_once, stretches
 from onnxcomp.recipe import Step
@@ -79,7 +80,10 @@ def _milder(steps: Sequence[Step], problem: str, context: Context, done: Done) -
     for _ in range(HALVINGS):
         share = (low + high) / 2
         asked = [_with_strength(step, share) for step in steps]
-        tried = after_steps(asked, context, done)
+        try:
+            tried = after_steps(asked, context, done)
+        except RecipeError:  # a pattern of 2:4 zeroes half or nothing
+            return None
         if not _changed(tried, done):  # so little that nothing changes
             low = share
         elif _judge(tried, done, context):

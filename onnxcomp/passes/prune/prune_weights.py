@@ -27,7 +27,7 @@ from onnxcomp.registry import Effect, leave, measured, register
 SCOPES = ("local", "global")
 
 
-@register(Effect.LOSSY)
+@register(Effect.LOSSY, strengths={"ratio": 0.0})
 def prune_weights(
     model: ir.Model,
     samples: Samples,
