@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from _int8_cases import Case, find_cases, judged_feeds
+from _cases import Case, find_cases, judged_feeds
 
 from onnxcomp.latency import measure_in_turns
 from onnxcomp.runtime import Session

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _int8_cases import Case, Feeds, find_cases
+from _cases import Case, Feeds, find_cases
 from _verdict import count_bytes, file_problems, interface_problems, notes, read
 
 from onnxcomp.errors import ModelError

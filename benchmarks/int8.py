@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _int8_cases import Case, find_cases
+from _cases import Case, find_cases
 from _int8_tables import FLOAT, page, short, speed_cell, summary
 from _page import environment, installed, say, write
 from _peers import OURS, Peer

@@ -14,6 +14,7 @@ __all__ = [
     "Effect",
     "ModelError",
     "OnnxcompError",
+    "Packed",
     "Preprocess",
     "Range",
     "Ranges",
@@ -24,6 +25,7 @@ __all__ = [
     "SamplesError",
     "Step",
     "Summary",
+    "Unpacked",
     "UsageError",
     "as_ir_pass",
     "calibrate",
@@ -31,11 +33,14 @@ __all__ = [
     "inspect",
     "leave",
     "list_passes",
+    "load",
     "load_recipe",
     "open_samples",
     "optimize",
+    "pack",
     "read_ranges",
     "register",
+    "unpack",
 ]
 
 # Imported when first used: `import onnxcomp` and `onnxcomp --help` stay fast.
@@ -44,6 +49,10 @@ _HOMES = {
     "onnxcomp.calibration.preprocess": ("Preprocess",),
     "onnxcomp.calibration.ranges": ("Range", "Ranges", "read_ranges"),
     "onnxcomp.calibration.samples": ("open_samples",),
+    "onnxcomp.container.packed": ("Packed", "Unpacked"),
+    "onnxcomp.container.packing": ("pack",),
+    "onnxcomp.container.reading": ("load",),
+    "onnxcomp.container.unpacking": ("unpack",),
     "onnxcomp.errors": (
         "ContractError",
         "ModelError",
@@ -66,6 +75,10 @@ if TYPE_CHECKING:
     from onnxcomp.calibration.preprocess import Preprocess
     from onnxcomp.calibration.ranges import Range, Ranges, read_ranges
     from onnxcomp.calibration.samples import open_samples
+    from onnxcomp.container.packed import Packed, Unpacked
+    from onnxcomp.container.packing import pack
+    from onnxcomp.container.reading import load
+    from onnxcomp.container.unpacking import unpack
     from onnxcomp.errors import (
         ContractError,
         ModelError,

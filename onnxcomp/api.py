@@ -1,4 +1,4 @@
-"""One function per verb of the command line; `compare` and `inspect` have files of their own."""
+"""One function per verb of the command line; others than `optimize` have files of their own."""
 
 from __future__ import annotations
 
@@ -14,18 +14,43 @@ from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.ranges import Ranges
 from onnxcomp.calibration.samples import open_samples
 from onnxcomp.comparing import Comparison, compare
+from onnxcomp.container.packed import Packed, Unpacked
+from onnxcomp.container.packing import pack
+from onnxcomp.container.reading import load
+from onnxcomp.container.unpacking import unpack
 from onnxcomp.inputs import Given
 from onnxcomp.inspecting import Summary, inspect
 from onnxcomp.model_io import ModelSource, load_model
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Recipe, check_recipe, with_passes
+from onnxcomp.recipe import Recipe, Step, check_recipe, with_passes
 from onnxcomp.recipe_file import load_recipe
 from onnxcomp.run import Result, Say, run_recipe
 from onnxcomp.runtime import input_specs
-from onnxcomp.settings import SCHEMES, make_exclude, make_outputs, make_schemes, make_shapes
+from onnxcomp.settings import (
+    SCHEMES,
+    make_exclude,
+    make_outputs,
+    make_prune,
+    make_prune_channels,
+    make_schemes,
+    make_shapes,
+)
 from onnxcomp.stages import Progress
 
-__all__ = ["Comparison", "Summary", "calibrate", "compare", "inspect", "make_recipe", "optimize"]
+__all__ = [
+    "Comparison",
+    "Packed",
+    "Summary",
+    "Unpacked",
+    "calibrate",
+    "compare",
+    "inspect",
+    "load",
+    "make_recipe",
+    "optimize",
+    "pack",
+    "unpack",
+]
 
 
 def make_recipe(
@@ -33,6 +58,9 @@ def make_recipe(
     *,
     int8: bool = False,
     schemes: Sequence[str] = (),
+    prune: float | None = None,
+    prune_pattern: str | None = None,
+    prune_channels: float | None = None,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -44,7 +72,9 @@ def make_recipe(
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
-    `int8` the preset `int8`. Raises `RecipeError` or `UsageError` for what does not exist.
+    `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights,
+    `prune_channels` one that removes this share of the MACs. Raises `RecipeError` or `UsageError`
+    for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -57,6 +87,12 @@ def make_recipe(
     if schemes:
         found = replace(found, schemes=make_schemes(schemes))
     found = with_passes(found, select, skip)
+    asked = {
+        "prune-channels": make_prune_channels(prune_channels),
+        "prune-weights": make_prune(prune, prune_pattern),
+    }
+    added = [Step(name, options) for name, options in asked.items() if options is not None]
+    found = replace(found, steps=(*found.steps, *added))
     if exclude:
         found = replace(found, exclude=make_exclude(exclude))
     if shapes:
@@ -77,6 +113,9 @@ def optimize(
     recipe: str | os.PathLike[str] | Recipe | None = None,
     int8: bool = False,
     schemes: Sequence[str] = (),
+    prune: float | None = None,
+    prune_pattern: str | None = None,
+    prune_channels: float | None = None,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -113,13 +152,19 @@ def optimize(
 
     The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
     open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
-    candidates to try (all), `exclude` globs of nodes to leave float. What falls short of
+    candidates to try (all), `exclude` globs of nodes to leave float. `prune` is the share of the
+    weights to zero, `prune_pattern` what goes together (see prune-weights), `prune_channels` the
+    share of MACs to remove with whole channels. Where such a share breaks the budget, the most that
+    was found to keep it is taken. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
         recipe,
         int8=int8,
         schemes=schemes,
+        prune=prune,
+        prune_pattern=prune_pattern,
+        prune_channels=prune_channels,
         select=select,
         skip=skip,
         exclude=exclude,

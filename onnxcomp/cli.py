@@ -22,6 +22,7 @@ from onnxcomp.cli_options import (
     THREADS,
     calibration_options,
     data_options,
+    prune_options,
 )
 from onnxcomp.cli_talk import SafeGroup, progress, speaker
 from onnxcomp.targets import NAMES
@@ -43,6 +44,7 @@ def cli() -> None:
     \b
     onnxcomp optimize model.onnx                        lossless
     onnxcomp optimize model.onnx --int8 --calib data/   8-bit integers
+    onnxcomp pack model.onnx                            a smaller file of the same bytes
     """
 
 
@@ -60,6 +62,7 @@ def main() -> None:
 @click.option("--recipe", metavar="NAME|FILE.toml", help="lossless (default), int8, or a file.")
 @click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
+@prune_options
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")
@@ -108,7 +111,7 @@ def optimize(
 
     from onnxcomp import api
     from onnxcomp.errors import ContractError
-    from onnxcomp.model_io import check_writable, default_output, write_text
+    from onnxcomp.model_io import check_plain, check_writable, default_output, write_text
     from onnxcomp.run import run_recipe
     from onnxcomp.settings import parse_shapes
 
@@ -124,6 +127,7 @@ def optimize(
         click.echo(recipe.to_toml(), nl=False)
         return
     out = output or default_output(model)
+    check_plain(out)
     if not dry_run and model.exists():
         check_writable(out, model)
     with progress(quiet=quiet) as advance:
@@ -292,6 +296,47 @@ def inspect(
 
     more = len(found.layers) - len(shown.layers)
     print_summary(found, answer_console(), shown.layers if listed else None, more=more)
+
+
+@cli.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.onnxz.")
+@JSON
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="List every weight, not only the largest.")
+def pack(model: Path, output: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Write MODEL as a small .onnxz file, every byte kept."""
+    from onnxcomp import api
+
+    with progress(quiet=quiet):
+        found = api.pack(model, output)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    elif not quiet:
+        from onnxcomp.pack_table import print_packed
+        from onnxcomp.table import answer_console
+
+        print_packed(found, answer_console(), verbose=verbose)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.onnx.")
+@JSON
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def unpack(file: Path, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Write the model in FILE, and its weights files, as they were."""
+    from onnxcomp import api
+
+    with progress(quiet=quiet):
+        found = api.unpack(file, output)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    elif not quiet:
+        from onnxcomp.pack_table import print_unpacked
+        from onnxcomp.table import answer_console
+
+        print_unpacked(found, answer_console())
 
 
 @cli.command(name="passes")

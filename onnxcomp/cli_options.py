@@ -37,6 +37,19 @@ def calibration_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def prune_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that remove weights and channels."""
+    pattern = "What is zeroed together: unstructured, row, kernel, vector, block, 4x4, 2:4."
+    channels = "Remove channels with this share of the MACs."
+    for option in (
+        click.option("--prune-channels", type=float, metavar="R", help=channels),
+        click.option("--prune-pattern", metavar="NAME", help=pattern),
+        click.option("--prune", type=float, metavar="R", help="Zero this share of the weights."),
+    ):
+        function = option(function)
+    return function
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which samples to use."""
     spec = "Samples: folder (of images, too), .npz, .npy, FILE.py:callable, random[:N]."

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.checks import is_fixed
 from onnxcomp.calibration.synthetic import first_runs, random_feeds
+from onnxcomp.container.reading import is_container
 from onnxcomp.cost import ModelCost, concrete_shapes, one_sample, total_cost
 from onnxcomp.errors import ModelError
 from onnxcomp.graph import Array, opset_version
@@ -92,15 +93,16 @@ def inspect(
     """
     machine = find_target(target)
     path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    packed = path is not None and is_container(path)
     stage("loading")
     loaded = load_model(model)
     stage("counting")
     subject = fix_shapes(loaded, make_shapes(shapes)) if shapes else loaded
-    feeds = _any_feeds(subject, None if shapes else path)
+    feeds = _any_feeds(subject, None if shapes or packed else path)
     concrete = concrete_shapes(subject, feeds)
     layers = list_layers(subject, concrete)
     external = any(True for _ in external_tensors(loaded))
-    size = None if path is None or external else Path(path).stat().st_size
+    size = None if path is None or external or packed else Path(path).stat().st_size
     read = loaded.meta.get(AS_READ)
     return Summary(
         path=path,

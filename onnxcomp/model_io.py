@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
+from onnxcomp.container.reading import is_container, load
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import all_graphs, all_nodes
 from onnxcomp.runtime import constant_bytes, first_line, inline_bytes, lean_copy, weight_bytes
@@ -39,6 +40,8 @@ class AsRead:
 def load_model(source: ModelSource) -> ir.Model:
     """Return a model of our own: a path is read lazily, an object is never changed.
 
+    A path may be that of a packed model (`.onnxz`).
+
     Initializers that are also listed as inputs become plain constants, and an IR version below 4,
     which demands that listing, becomes 4. Raises `ModelError` for what is not a usable model.
     """
@@ -65,7 +68,12 @@ def _read(path: Path) -> ir.Model:
     import onnx
 
     try:
-        proto = onnx.load(path, load_external_data=False)
+        if is_container(path):
+            proto = onnx.load_from_string(load(path))
+        else:
+            proto = onnx.load(path, load_external_data=False)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # protobuf and onnx_ir raise many types for damaged files
@@ -195,6 +203,12 @@ def check_writable(out: Path, source: object) -> None:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
 
 
+def check_plain(out: Path) -> None:
+    """Raise `UsageError` where a model would be written under the name of a packed one."""
+    if out.suffix == ".onnxz":
+        raise UsageError(f"{out} would not be packed; write a .onnx file, then `onnxcomp pack` it")
+
+
 def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
     """Write a model atomically and return its bytes, weights file included.
 
@@ -208,7 +222,7 @@ def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
     ):
         raise UsageError(f"{data} holds the input's weights; choose another output with -o")
     try:
-        with _scratch(out.parent) as folder:
+        with scratch(out.parent) as folder:
             part = folder / out.name
             if external:
                 ir.save(lean_copy(model), part, external_data=data.name, size_threshold_bytes=1024)
@@ -225,7 +239,7 @@ def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
+def scratch(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder on the output's own file system; it goes away whatever happens."""
     with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=folder) as name:
         yield Path(name)
@@ -239,7 +253,7 @@ def write_text(out: Path, text: str) -> None:
 def write_bytes(out: Path, data: bytes) -> int:
     """Write a file atomically and return its bytes."""
     try:
-        with _scratch(out.parent) as folder:
+        with scratch(out.parent) as folder:
             part = folder / out.name
             size = part.write_bytes(data)
             os.replace(part, out)

@@ -127,6 +127,7 @@ def run_once(
         left=outcome.left,
         measured=outcome.measured,
         reason=problems[0] if problems else "",
+        settled=outcome.settled,
     )
 
 

@@ -96,17 +96,10 @@ class Recipe:
         )
 
 
-def as_settled(recipe: Recipe, chosen: Sequence[Step]) -> Recipe:
-    """Return the recipe that repeats what a search came to: its steps, and no search."""
+def as_settled(recipe: Recipe, ran: Sequence[Step]) -> Recipe:
+    """Return the recipe that repeats a run: the steps that it came to, and no search."""
     target = detect() if recipe.target == "auto" else recipe.target
-    return replace(
-        recipe,
-        steps=(*recipe.steps, *chosen),
-        schemes=(),
-        skip=(),
-        never_slower=False,
-        target=target,
-    )
+    return replace(recipe, steps=tuple(ran), schemes=(), skip=(), never_slower=False, target=target)
 
 
 def in_fixpoint_order(steps: Iterable[Step]) -> list[Step]:
@@ -162,7 +155,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.exclude and not recipe.is_lossy:
         raise UsageError(
             "exclude names nodes that lossy passes leave alone, and the recipe does not run any; "
-            "add --int8"
+            "add --int8 or --prune"
         )
     if recipe.max_drop is not None and recipe.max_drop < 0:
         raise UsageError(f"max-drop must not be negative, got {recipe.max_drop}")

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -68,6 +68,9 @@ class Pass:
     whole_model: bool
     needs: tuple[str, ...] = ()
     ops: frozenset[str] = frozenset()
+    keeps_ranges: bool = False
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    for_speed: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -110,6 +113,7 @@ class Outcome:
     sites: int
     left: tuple[Leave, ...]
     measured: tuple[Measured, ...] = ()
+    settled: Mapping[str, object] = field(default_factory=dict)
 
 
 _REGISTERED: dict[str, Pass] = {}
@@ -122,19 +126,35 @@ class _Notes:
 
     left: dict[Leave, None] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
+    settled: dict[str, object] = field(default_factory=dict)
 
 
-def register(effect: Effect, *, ops: Iterable[str] = ()) -> Callable[[PassFunction], PassFunction]:
+def register(
+    effect: Effect,
+    *,
+    ops: Iterable[str] = (),
+    keeps_ranges: bool = False,
+    strengths: Mapping[str, float] | None = None,
+    for_speed: bool = False,
+) -> Callable[[PassFunction], PassFunction]:
     """Register a pass with the effect that it promises.
 
     A first parameter `graph` makes it run on the main graph, every subgraph and every function;
     `model` makes it run once. Further positional parameters are needs (`opset`, `ranges`, ...)
     that the pipeline provides; keyword-only ones are options. `ops` are operators without any of
-    which it finds nothing, so that it need not run.
+    which it finds nothing, so that it need not run. What `keeps_ranges` changes values so little
+    that the ranges of those before stand: they are found before it runs. `strengths` are options
+    that say how much it does, each with the value at which it does nothing: where the result breaks
+    the budget, less is tried. A pass that is `for_speed` is dropped where its result is not faster.
     """
 
     def decorate(function: PassFunction) -> PassFunction:
-        found = _read(function, effect, frozenset(ops))
+        found = replace(
+            _read(function, effect, frozenset(ops)),
+            keeps_ranges=keeps_ranges,
+            strengths=strengths or {},
+            for_speed=for_speed,
+        )
         _REGISTERED[found.name] = found
         return function
 
@@ -242,6 +262,16 @@ def measured(node: ir.Node, before: float, after: float) -> None:
         notes.measured.append(Measured(label(node), before, after))
 
 
+def settle(name: str, value: object) -> None:
+    """Note the option with which the running pass gives the same result without a measurement.
+
+    A recipe that repeats the run has it; None takes an option away.
+    """
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.settled[name] = value
+
+
 def apply(
     found: Pass,
     model: ir.Model,
@@ -264,7 +294,7 @@ def apply(
         else:
             mark_function_bodies(model)
             sites = sum(found.function(graph, **keywords) for graph in list(all_graphs(model)))
-    return Outcome(sites, tuple(notes.left), tuple(notes.measured))
+    return Outcome(sites, tuple(notes.left), tuple(notes.measured), notes.settled)
 
 
 def as_ir_pass(name: str, **options: object) -> ir.passes.InPlacePass:

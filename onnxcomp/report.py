@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxcomp.int8_coverage import Coverage
     from onnxcomp.interface import Change
     from onnxcomp.parity import Parity
+    from onnxcomp.sparsity import Sparsity
     from onnxcomp.verify import Metric
 
 SCHEMA = 1
@@ -23,7 +24,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one pass did; `reason` says why it was rolled back."""
+    """What one pass did; `reason` says why it was rolled back.
+
+    `settled` are options that take the place of what it measured, for a recipe that repeats it.
+    """
 
     name: str
     effect: str
@@ -35,6 +39,7 @@ class StepReport:
     left: tuple[Leave, ...] = ()
     measured: tuple[Measured, ...] = ()
     reason: str = ""
+    settled: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as schema 1 has it; why it was rolled back stands first in `left`."""
@@ -105,6 +110,7 @@ class Report:
     metric: Metric | None = None
     latency: Latency | None = None
     int8: Coverage | None = None
+    sparsity: Sparsity | None = None
     candidates: tuple[Candidate, ...] = ()
     ranges: Ranges | None = None
     seconds: float = 0.0
@@ -130,6 +136,7 @@ class Report:
             "metric": None if self.metric is None else _metric(self.metric),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
+            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "ranges": None if self.ranges is None else _ranges(self.ranges),
             "seconds": round(self.seconds, 3),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnxcomp.blocks import run_steps
+from onnxcomp.container.reading import is_container
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
 from onnxcomp.graph import Array
@@ -22,11 +24,20 @@ from onnxcomp.int8.search import choose
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.interface import as_asked, at_opset
 from onnxcomp.judging import Evidence, judge
-from onnxcomp.model_io import ModelSource, external_tensors, load_model, save_model, write_bytes
+from onnxcomp.model_io import (
+    ModelSource,
+    check_plain,
+    external_tensors,
+    load_model,
+    save_model,
+    write_bytes,
+)
 from onnxcomp.recipe import Recipe, as_settled
+from onnxcomp.registry import find_pass
 from onnxcomp.report import Report, Side, StepReport
+from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stages import Progress, stage
-from onnxcomp.stepping import Context, Done, run_steps
+from onnxcomp.stepping import Context, Done
 from onnxcomp.verify import judge_lossless
 from onnxcomp.yardstick import Yardstick
 
@@ -34,6 +45,8 @@ if TYPE_CHECKING:
     import onnx
 
 Say = Callable[[str], None]
+# What leaves zeros of which the report speaks.
+PRUNING = "prune-weights"
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Result:
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the model atomically and return its bytes; an unchanged one byte for byte."""
+        check_plain(Path(path))
         if self.unchanged is not None and not self.external:
             return write_bytes(Path(path), self.unchanged.read_bytes())
         if self.content is not None and not self.external:
@@ -102,13 +116,14 @@ def _run(
     loaded = load_model(source)
     asked = as_asked(loaded, recipe)
     path = _path_of(source)
-    file = path if asked.model is loaded else None
+    packed = path is not None and is_container(path)
+    file = path if asked.model is loaded and not packed else None
     inputs = open_inputs(asked.model, recipe, given, say, file)
     if recipe.opset is not None:
         asked = at_opset(asked, recipe.opset, inputs.reference())
         file = None
     context = Context(asked.model, recipe, given, inputs, say, progress, file)
-    done = run_steps(recipe.steps, context, Done(asked.model, asked.model))
+    done = run_steps(recipe.steps, context, Done(asked.model, asked.model, asked.model))
     choice = choose(recipe.schemes, context, done) if recipe.schemes else None
     if choice is not None:
         done = choice.done
@@ -124,8 +139,9 @@ def _run(
     content = verdict.content if verdict is not None else None
     size = len(content) if content is not None else None
     stage("measuring")
-    int8 = _int8(done.model, done.steps, shapes) if recipe.is_lossy else None
-    settled = recipe if choice is None else as_settled(recipe, choice.steps)
+    settled = as_settled(recipe, done.ran) if recipe.is_lossy else recipe
+    int8 = _int8(done.model, done.steps, shapes) if _quantizes(recipe) else None
+    pruned = any(step.name == PRUNING and step.status != "rolled-back" for step in done.steps)
     report = Report(
         before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
         after=Side(None, measure(done.model, shapes, size=size)),
@@ -137,6 +153,7 @@ def _run(
         latency=evidence.latency if evidence else None,
         ranges=done.ranges,
         int8=int8,
+        sparsity=sparsity_of(done.model) if pruned else None,
         candidates=choice.candidates if choice is not None else (),
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
@@ -148,7 +165,7 @@ def _run(
         done.model,
         report,
         external=any(True for _ in external_tensors(asked.model)),
-        unchanged=Path(path) if path is not None and untouched else None,
+        unchanged=Path(path) if path is not None and untouched and not packed else None,
         content=content,
         recipe=settled,
     )
@@ -169,6 +186,12 @@ def _shortfalls(
     return tuple(found)
 
 
+def _quantizes(recipe: Recipe) -> bool:
+    """Say whether a recipe is about int8 at all."""
+    steps = any(find_pass(step.name).family == "quantize" for step in recipe.steps)
+    return bool(recipe.schemes) or steps
+
+
 def _check_settings(recipe: Recipe) -> None:
     """Refuse settings that a lossless recipe would pass over in silence."""
     if recipe.is_lossy:
@@ -176,7 +199,7 @@ def _check_settings(recipe: Recipe) -> None:
     for name in ("ranges", "eval", "max_drop", "min_sqnr", "min_speedup", "min_int8_macs"):
         if getattr(recipe, name) is not None:
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} says what a lossy recipe may do; add --int8")
+            raise UsageError(f"--{option} says what a lossy recipe may do; add --int8, say")
 
 
 # ---------------------------------------------------------------- the report's facts
@@ -185,8 +208,8 @@ def _path_of(source: object) -> str | None:
 
 
 def _bytes_of(source: object, model: ir.Model) -> int | None:
-    """Return the bytes of the file and of the weights files beside it, or None for an object."""
-    if not isinstance(source, (str, os.PathLike)):
+    """Return the bytes of the file and of the weights files beside it, or None for others."""
+    if not isinstance(source, (str, os.PathLike)) or is_container(source):
         return None
     files = {Path(tensor.path) for _, tensor in external_tensors(model)}
     return Path(source).stat().st_size + sum(file.stat().st_size for file in files)

@@ -81,6 +81,34 @@ def make_schemes(value: object, where: str = "schemes") -> tuple[str, ...]:
     return found
 
 
+def make_prune(ratio: float | None, pattern: str | None) -> dict[str, object] | None:
+    """Return the options of prune-weights that `prune` and `prune-pattern` stand for, if any.
+
+    Raises `UsageError` for a share that is none, and a pattern without one.
+    """
+    if ratio is None:
+        if pattern is not None:
+            raise UsageError("prune-pattern says which weights are zeroed together; add --prune R")
+        return None
+    if isinstance(ratio, bool) or not 0 <= ratio < 1:
+        raise UsageError(f"prune is the share of weights to zero, from 0 to below 1, got {ratio}")
+    return {"ratio": ratio} | ({} if pattern is None else {"pattern": pattern})
+
+
+def make_prune_channels(ratio: float | None) -> dict[str, object] | None:
+    """Return the options of prune-channels that `prune-channels` stands for, if any.
+
+    Raises `UsageError` for a share that is none.
+    """
+    if ratio is None:
+        return None
+    if isinstance(ratio, bool) or not 0 <= ratio < 1:
+        raise UsageError(
+            f"prune-channels is the share of MACs to remove, from 0 to below 1, got {ratio}"
+        )
+    return {"ratio": float(ratio)}
+
+
 def _names(value: object, where: str, many: str, one: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise RecipeError(f"{where}: {many} must be a list of names, got {value!r}")

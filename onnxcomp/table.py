@@ -73,6 +73,9 @@ def print_report(
         _line(console, f"int8  {share}, {nodes}")
         for node in report.int8.float_nodes if verbose else ():
             _line(console, f"  {node.op} {node.name}: {node.reason}", style="dim")
+    if report.sparsity is not None:
+        packed = f"{size(report.sparsity.bytes)}, {size(report.sparsity.compressed)} by zlib"
+        _line(console, f"sparsity  {report.sparsity}   {packed}")
     ratio = after.bytes / before.bytes if before.bytes else 1.0
     result = f"{size(before.bytes)} -> {size(after.bytes)} ({ratio:.2f}x)"
     where = f"wrote {report.written}" if report.written else "nothing written"

@@ -157,6 +157,19 @@ def test_what_only_an_activation_reads_is_not_looked_at() -> None:
     assert len(chosen.channels["a"]) == 4
 
 
+def test_what_only_a_pool_reads_has_the_range_that_the_pool_leaves() -> None:
+    shape = {"inputs": "float[1,1,4,4] x", "outputs": "float[1,1,2,2] y"}
+    pool = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
+    model = build(f"a = Abs(x)  b = {pool}(a)  y = Neg(b)", **shape)
+    feeds = [{"x": np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)}]
+    found = collect(model, feeds)
+    assert found.values["a"] == found.values["b"] == Range(6.0, 16.0)
+    asked = collect(model, feeds, per_channel=["a"])
+    assert asked.values["a"] == asked.channels["a"][0] == Range(1.0, 16.0)
+    branched = build(f"a = Abs(x)  b = {pool}(a)  c = {pool}(a)  y = Add(b, c)", **shape)
+    assert collect(branched, feeds).values["a"] == Range(1.0, 16.0)
+
+
 def test_subgraphs_stay_shut_but_what_they_return_counts() -> None:
     model = build(
         "s = ReduceSum<keepdims = 0>(x)  p = Greater(s, s)"

@@ -18,6 +18,7 @@ from onnxcomp.channels.groups import Channels, Group
 from onnxcomp.channels.ids import UnruledError
 from onnxcomp.channels.masking import neutralise_channels
 from onnxcomp.channels.removal import remove_channels
+from onnxcomp.channels.sharing import unshare_vectors
 from onnxcomp.channels.splits import common_digits
 from onnxcomp.channels.walk import find_channels
 from onnxcomp.graph import Array, label, static_shape
@@ -247,6 +248,24 @@ def test_a_shared_constant_is_cut_once() -> None:
     assert weights[0] is weights[1]
 
 
+def test_vectors_shared_by_chance_tie_nothing_once_they_are_copied() -> None:
+    text = """agraph (float[N, 4, 6, 6] x) => (float[N, 8, 6, 6] y)
+    <float[8, 4, 1, 1] w1, float[8, 8, 1, 1] w2, float[8, 8, 1, 1] w3, float[8] b>
+    { a = Conv (x, w1, b)
+      c = Conv (a, w2, b)
+      y = Conv (c, w3, b) }"""
+    model = parse(text, 17)
+    feeds = feeds_of(model)
+    before = Session(model).run(feeds)
+    assert not find_channels(model).groups
+    assert unshare_vectors(model) == 2
+    assert unshare_vectors(model) == 0
+    assert np.array_equal(Session(model).run(feeds)["y"], before["y"])
+    groups = find_channels(model).groups
+    assert [group.channels for group in groups] == [8, 8]
+    assert_parity(model, random_kept(groups, 0))
+
+
 def test_a_custom_operator_pins() -> None:
     model = parse(
         """<ir_version: 8, opset_import: ["" : 17, "other" : 1]>
@@ -297,7 +316,7 @@ def test_what_looks_across_channels_pins(body: str, why: str) -> None:
 
 
 def test_what_a_computed_size_names_follows() -> None:
-    """A Reshape to the shape of another value ties both, or is given a constant."""
+    """A Reshape to the shape of another value gets numbers of its own."""
     model = parse(
         """agraph (float[N, 4, H, W] x) => (float[N, 5, H, W] y)
         <float[8, 4, 1, 1] w1, float[8, 4, 1, 1] w2, float[5, 8, 1, 1] w3, float[5, 8, 1, 1] w4,
@@ -313,9 +332,8 @@ def test_what_a_computed_size_names_follows() -> None:
         17,
     )
     channels = find_channels(model)
-    assert names(channels) == [("a", 8)]
-    assert len(channels.groups[0].makers) == 2
-    assert_parity(model, {channels.groups[0]: [1, 2, 5]})
+    assert names(channels) == [("a", 8), ("b", 8)]
+    assert_parity(model, {channels.groups[1]: [1, 2, 5]})
 
 
 def test_common_digits() -> None:

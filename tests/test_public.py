@@ -29,7 +29,7 @@ def test_every_export_exists_and_is_documented() -> None:
         _ = onnxcomp.nothing
 
 
-@pytest.mark.parametrize("verb", ["optimize", "calibrate", "compare", "inspect"])
+@pytest.mark.parametrize("verb", ["optimize", "calibrate", "compare", "inspect", "pack", "unpack"])
 def test_a_verb_and_its_twin_take_the_same_options(verb: str) -> None:
     command = cli.commands[verb]
     options = {p.name or "" for p in command.params if isinstance(p, click.Option)} - OUTPUT_ONLY

@@ -97,8 +97,8 @@ def _all_but_one() -> int:
 
 def _wanted(model: ir.Model, values: Values, per_channel: Collection[str]) -> list[str]:
     inputs = {value.name for value in model.graph.inputs}
-    unread = {name for name in values.inner if not _matches(name, per_channel)}
-    others = {*values.same, *values.known, *inputs, *unread}
+    unread = {name for name in (*values.inner, *values.same) if not _matches(name, per_channel)}
+    others = {*values.known, *inputs, *unread}
     return [name for name in values.names if name not in others]
 
 

@@ -56,7 +56,7 @@ def find_ranges(
     ranges: dict[str, Range] = {}
     seen: dict[str, Statistic] = {}
     for name in values.names:
-        origin = values.same.get(name, name)
+        origin = name if name in statistics.values else values.same.get(name, name)
         statistic = statistics.values.get(origin)
         found = values.known.get(origin)
         if statistic is not None:

@@ -29,9 +29,10 @@ SAME_NUMBERS = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Trans
 class Values:
     """The float values of the main graph in order, inputs first.
 
-    `same` names, for a value that only reshapes another, that other; `known` has the ranges that
-    values have by definition. `inner` are the values that nothing reads but a Relu, Clip or batch
-    normalization: the op before computes these too, in integers as in float, so none has a grid.
+    `same` names, for a value that only reshapes another, that other, and for one that nothing reads
+    but a MaxPool, what that leaves of it. `known` has the ranges that values have by definition.
+    `inner` are the values that nothing reads but a Relu, Clip or batch normalization: the op before
+    computes these too, in integers as in float, so none has a grid.
     """
 
     names: tuple[str, ...]
@@ -50,9 +51,20 @@ def values_of(model: ir.Model) -> Values:
             source = node.inputs[0].name or ""
             if source in names and (node.op_type != "Dropout" or dropout_is_inference(node)):
                 same[node.outputs[0].name or ""] = same.get(source, source)
+        elif is_op(node, "MaxPool") and (name := _pooled_away(node)) is not None:
+            same[name] = node.outputs[0].name or ""
     nodes = [node for node in model.graph if is_op(node, *KNOWN)]
     known = {node.outputs[0].name or "": KNOWN[node.op_type] for node in nodes}
     return Values(tuple(names), same, known, frozenset(_inner_values(model)))
+
+
+def _pooled_away(node: ir.Node) -> str | None:
+    """Return the name of what a MaxPool reads, where nothing else does."""
+    value = node.inputs[0]
+    maker = value.producer() if value is not None else None
+    if value is None or maker is None or len(value.uses()) > 1 or value.is_graph_output():
+        return None
+    return None if is_op(maker, *KNOWN, *SAME_NUMBERS) else value.name
 
 
 def _inner_values(model: ir.Model) -> Iterator[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.channels.elementwise_rules import tie_broadcast
 from onnxcomp.channels.ids import Axes, Axis, Ids, UnruledError
-from onnxcomp.channels.sizes import tie_sizes
+from onnxcomp.channels.sizes import check_sizes
 from onnxcomp.channels.splits import reshape
 from onnxcomp.graph import integers
 from onnxcomp.symbolic.facts import Facts, Shape
@@ -59,7 +59,7 @@ def _reshape(node: ir.Node, ids: Ids) -> list[Axes]:
     before, after = shape_of(ids, node.inputs[0]), shape_of(ids, node.outputs[0])
     axes = reshape(node, ids, before, after)
     if node.op_type == "Reshape":
-        tie_sizes(node, ids, axes)
+        check_sizes(node, ids, axes)
     return [axes]
 
 
@@ -175,12 +175,7 @@ def _expand(node: ir.Node, ids: Ids) -> list[Axes]:
     for place, dim in enumerate(shape):
         if axes[place] is None and isinstance(dim, int) and dim > 1:
             axes[place] = ids.new(dim)
-    content = ids.facts.content(node.inputs[1])
-    if content is None:
-        tie_sizes(node, ids, axes)
-        return [axes]
-    sizes = [1] * (len(shape) - len(content)) + list(content)  # a 1 expands nothing
-    tie_sizes(node, ids, [None if n == 1 else axis for n, axis in zip(sizes, axes, strict=True)])
+    check_sizes(node, ids, axes)
     return [axes]
 
 

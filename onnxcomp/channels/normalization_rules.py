@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxcomp.channels.ids import SHIFTED, Axes, Ids, UnruledError
 from onnxcomp.channels.movement_rules import shape_of
-from onnxcomp.channels.sizes import elements_read, tie_sizes
+from onnxcomp.channels.sizes import check_sizes, elements_read
 from onnxcomp.graph import array, integers, only_first_output
 from onnxcomp.symbolic.operands import axes_of, normalized
 
@@ -139,7 +139,7 @@ def _resize(node: ir.Node, ids: Ids) -> list[Axes]:
         ids.pin(axis, node, SPATIAL)
         made += ids.fixed(shape[place : place + 1], node, SPATIAL)
     if by_sizes:
-        tie_sizes(node, ids, made)
+        check_sizes(node, ids, made)
     return [made]
 
 

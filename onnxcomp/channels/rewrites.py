@@ -9,17 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxcomp.channels.movement_rules import pads_of, slice_ranges
-from onnxcomp.channels.sizes import (
-    SIZE_OPERANDS,
-    Piece,
-    casts_between,
-    count_of,
-    origin,
-    sizes_read,
-    written_target,
-)
-from onnxcomp.edits import add_constant, node_like
-from onnxcomp.graph import array, integers, label, tensor
+from onnxcomp.channels.sizes import SIZE_OPERANDS, count_of, sizes_read
+from onnxcomp.edits import add_constant
+from onnxcomp.graph import integers, tensor
 from onnxcomp.symbolic.facts import Facts, Shape
 from onnxcomp.symbolic.movement_rules import slice_operands
 from onnxcomp.symbolic.operands import as_ints, normalized
@@ -129,7 +121,6 @@ def _gather_first(node: ir.Node, axis: int, places: NDArray[np.intp]) -> None:
     indices = add_constant(graph, places.astype(np.int64), f"{source.name}.kept")
     gather = ir.Node("", "Gather", [source, indices], [ir.AttrInt64("axis", axis)])
     gather.outputs[0].name, gather.outputs[0].type = f"{node.outputs[0].name}.kept", source.type
-    gather.name = f"{label(node)}.kept"
     graph.insert_before(node, gather)
     node.replace_input_with(0, gather.outputs[0])
 
@@ -201,15 +192,9 @@ def _sizes(node: ir.Node, cut: Cut) -> None:
         if new != list(constant):
             _give(node, index, new, "sizes")
         return
-    target = written_target(before, after) if node.op_type == "Reshape" else None
-    if target is not None:
-        _give(node, index, target, "sizes")
-        return
-    offset = (count_of(operand, cut.facts) or 0) - len(after)
-    found = {axis: origin(operand, axis + offset, cut.facts) for axis in lost if axis + offset >= 0}
-    pieces = {piece: after[axis] for axis, piece in found.items() if isinstance(piece, Piece)}
-    if pieces:
-        _join_anew(node, index, pieces)
+    count = count_of(operand, cut.facts)
+    assert count is not None
+    _join_anew(node, index, after[len(after) - count :])
 
 
 def _new_sizes(
@@ -226,28 +211,29 @@ def _new_sizes(
     return new
 
 
-def _join_anew(node: ir.Node, index: int, pieces: Mapping[Piece, object]) -> None:
-    """Give a node sizes from a Concat of its own, in which some elements are others."""
-    graph, operand, old = node.graph, node.inputs[index], next(iter(pieces)).joined
+def _join_anew(node: ir.Node, index: int, sizes: Shape) -> None:
+    """Give a node the sizes that are numbers as such, and those of open dims as it had them."""
+    if all(isinstance(size, int) for size in sizes):
+        _give(node, index, sizes, "sizes")
+        return
+    graph, operand, name = node.graph, node.inputs[index], f"{node.outputs[0].name}.sizes"
     assert isinstance(graph, ir.Graph)
     assert operand is not None
-    inputs = list(old.inputs)
-    for position in sorted({piece.index for piece in pieces}):
-        data = np.array(array(inputs[position]))
-        for piece, size in pieces.items():
-            if piece.index == position:
-                data.reshape(-1)[piece.element] = size
-        inputs[position] = add_constant(graph, data, f"{label(node)}.size")
-    copied = [node_like(old, inputs)]
-    for cast in reversed(casts_between(operand, old) or []):
-        copied.append(node_like(cast, copied[-1].outputs))
-    originals = [old, *reversed(casts_between(operand, old) or [])]
-    for number, (new, first) in enumerate(zip(copied, originals, strict=True)):
-        name = f"{node.outputs[0].name}.sizes{number}"
-        new.name = new.outputs[0].name = name
-        new.outputs[0].type = first.outputs[0].type
-        graph.insert_before(node, new)
-    node.replace_input_with(index, copied[-1].outputs[0])
+    pieces = []
+    for place, size in enumerate(sizes):
+        if isinstance(size, int):
+            pieces.append(add_constant(graph, np.array([size], np.int64), name))
+            continue
+        number = add_constant(graph, np.array([place], np.int64), name)
+        gather = ir.Node("", "Gather", [operand, number], [ir.AttrInt64("axis", 0)])
+        gather.outputs[0].name = f"{name}{place}"
+        gather.outputs[0].type = operand.type
+        graph.insert_before(node, gather)
+        pieces.append(gather.outputs[0])
+    joined = ir.Node("", "Concat", pieces, [ir.AttrInt64("axis", 0)])
+    joined.outputs[0].name, joined.outputs[0].type = f"{name}.all", operand.type
+    graph.insert_before(node, joined)
+    node.replace_input_with(index, joined.outputs[0])
 
 
 def _give(node: ir.Node, index: int, numbers: object, name: str) -> None:

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from onnxcomp.channels.ids import Axes, Ids
 from onnxcomp.graph import integers, is_op
-from onnxcomp.symbolic.facts import Facts, Shape
+from onnxcomp.symbolic.dims import Dim
+from onnxcomp.symbolic.facts import Facts
 from onnxcomp.symbolic.movement_rules import slice_operands
 from onnxcomp.symbolic.operands import as_ints, normalized
 
@@ -16,15 +17,6 @@ from onnxcomp.symbolic.operands import as_ints, normalized
 SIZE_OPERANDS = {"Reshape": 1, "Expand": 1, "Resize": 3}
 COMPUTED = "the shape it is given is computed"
 _PASS_ON = ("Cast", "Identity", "Squeeze", "Unsqueeze")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """An element of a constant that is an input of a Concat."""
-
-    joined: ir.Node
-    index: int
-    element: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ def sizes_operand(node: ir.Node) -> ir.Value | None:
     return node.inputs[index] if len(node.inputs) > index else None
 
 
-def origin(value: ir.Value | None, place: int, facts: Facts) -> Piece | Size | None:
+def origin(value: ir.Value | None, place: int, facts: Facts) -> Size | None:
     """Return where an element of a vector of sizes comes from, or None where that is not known."""
     node = None if value is None else value.producer()
     if node is None or value is None:
@@ -61,14 +53,12 @@ def origin(value: ir.Value | None, place: int, facts: Facts) -> Piece | Size | N
     return None
 
 
-def _piece(node: ir.Node, place: int, facts: Facts) -> Piece | Size | None:
-    for index, value in enumerate(node.inputs):
+def _piece(node: ir.Node, place: int, facts: Facts) -> Size | None:
+    for value in node.inputs:
         count = count_of(value, facts)
         if count is None:
             return None
         if place < count:
-            if integers(value) is not None:
-                return Piece(node, index, place)
             return origin(value, place, facts)
         place -= count
     return None
@@ -137,48 +127,26 @@ def _places_behind(
     return [(place, start + place) for place in range(count)]
 
 
-def tie_sizes(node: ir.Node, ids: Ids, axes: Axes) -> None:
-    """Tie axes of a result to those whose sizes it is given; keep whole what cannot follow.
+def check_sizes(node: ir.Node, ids: Ids, axes: Axes) -> None:
+    """Keep whole the axes of a result, or those whose sizes it is given, that cannot follow.
 
-    Of `axes`, those are None that do not change whatever the node is given.
+    Sizes of the result that are numbers can be written anew, whatever they are computed from.
     """
     operand, facts = sizes_operand(node), ids.facts
-    if operand is None or constant_sizes(node, facts) is not None:
+    if operand is None or integers(operand) is not None:
+        if node.attributes.get_int("allowzero", 0):
+            ids.pin(axes, node, COMPUTED)
         return
-    offset = (count_of(operand, facts) or 0) - len(axes)
-    for place, axis in enumerate(axes):
-        found = origin(operand, place + offset, facts) if place + offset >= 0 else None
-        if isinstance(found, Size):
-            read = ids.of(found.value)[found.axis]
-            if read is not None and axis is not None:
-                ids.tie(axis, read)
-            else:
-                ids.pin([read, axis], node, COMPUTED)
-        elif found is None or casts_between(operand, found.joined) is None:
-            ids.pin(axis, node, COMPUTED)
-
-
-def casts_between(value: ir.Value, joined: ir.Node) -> list[ir.Node] | None:
-    """Return the Casts between a Concat and a value, the last first, or None for other nodes."""
-    found: list[ir.Node] = []
-    node = value.producer()
-    while node is not None and node is not joined and is_op(node, "Cast", "Identity"):
-        found.append(node)
-        node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return found if node is joined else None
-
-
-def constant_sizes(node: ir.Node, facts: Facts) -> list[int] | None:
-    """Return the sizes that a node is given, as a constant that says the same, or None."""
-    constant = integers(sizes_operand(node))
-    if node.attributes.get_int("allowzero", 0):
-        return None
-    if constant is not None:
-        return list(constant)
-    before, after = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
-    if node.op_type != "Reshape" or len(node.inputs) < 2 or before is None or after is None:
-        return None
-    return written_target(before, after)
+    count = count_of(operand, facts)
+    if count is None or node.attributes.get_int("allowzero", 0) != 0:
+        ids.pin(axes, node, COMPUTED)
+        pin_sizes(node, ids)
+        return
+    shape = facts.shape(node.outputs[0]) or ()
+    for place in range(count):
+        found = origin(operand, place, facts)
+        if isinstance(shape[place - count], Dim) and found is not None:
+            ids.pin(ids.of(found.value)[found.axis], node, COMPUTED)
 
 
 def sizes_read(node: ir.Node, facts: Facts) -> list[Size]:
@@ -186,24 +154,10 @@ def sizes_read(node: ir.Node, facts: Facts) -> list[Size]:
     operand = sizes_operand(node)
     places = range(count_of(operand, facts) or 0)
     found = [origin(operand, place, facts) for place in places]
-    return [each for each in found if isinstance(each, Size)]
+    return [each for each in found if each is not None]
 
 
 def pin_sizes(node: ir.Node, ids: Ids) -> None:
     """Keep whole the axes whose sizes a node is given that is not followed."""
     for each in sizes_read(node, ids.facts) if node.op_type in SIZE_OPERANDS else ():
         ids.pin(ids.of(each.value)[each.axis], node, COMPUTED)
-
-
-def written_target(before: Shape, after: Shape) -> list[int] | None:
-    """Return a constant target: 0 for an open dim that stays in its place, and one -1; or None."""
-    found, wild = [], 0
-    for place, dim in enumerate(after):
-        if isinstance(dim, int):
-            found.append(dim)
-        elif place < len(before) and before[place] == dim:
-            found.append(0)
-        else:
-            found.append(-1)
-            wild += 1
-    return found if wild <= 1 else None

@@ -78,13 +78,15 @@ def prepare(context: Context, base: Done) -> Bench:
 def without_rounding(bench: Bench) -> Bench:
     """Return what candidates start from if weights are not rounded to their inputs."""
     assert bench.equalized is not None
-    return _with_ranges(bench.context, bench.base, bench.equalized, None)
+    equalized = replace(bench.equalized, ranges=bench.prepared.ranges)
+    return _with_ranges(bench.context, bench.base, equalized, None)
 
 
 def _with_ranges(context: Context, base: Done, prepared: Done, equalized: Done | None) -> Bench:
     new = prepared.steps[len(base.steps) :]
     kept = tuple(Step(step.name) for step in new if step.status == "applied")
-    found = replace(prepared, ranges=find_ranges_for(prepared.model, context))
+    ranges = prepared.ranges or find_ranges_for(prepared.model, context)
+    found = replace(prepared, ranges=ranges)
     rounded = any(step.name == ROUND for step in kept)
     return Bench(context, base, found, kept, equalized if rounded else None)
 

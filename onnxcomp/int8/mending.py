@@ -33,7 +33,7 @@ def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
     if not candidate.scheme.ops or candidate.latency is None or yardstick is None:
         return None
     model, threads = candidate.done.model, yardstick.budget.threads
-    losing = losing_nodes(bench.prepared.exact, model, yardstick.timed, threads)
+    losing = losing_nodes(bench.prepared.unquantized, model, yardstick.timed, threads)
     if not losing.keys() - candidate.returned.keys():
         return None
     returned = {**candidate.returned, **losing}
@@ -48,8 +48,8 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     """Bring a static candidate's answers within the budget, or return None.
 
     First by biases without mean errors, then by better ranges for what costs most; then what still
-    costs most goes back to float. How many is foretold by adding up what each costs alone, and
-    doubled where that was too few.
+    costs most goes back to float. How many is foretold by adding up what each costs alone, doubled
+    where that was too few, and halved towards that where nothing was left in int8.
     """
     better = with_correction(bench, candidate)
     if better is not None and better.holds:
@@ -67,14 +67,16 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
         if better is None or better.holds:
             return better and with_latency(bench, better)
         candidate = better
+    few, many = 0, len(found.costs) + 1
     count = _foretold(bench, candidate, found.costs)
     for _ in range(ATTEMPTS):
         better = _with_float(bench, candidate, found.costs[:count])
-        if better is None or better.holds:
-            return better and with_latency(bench, better)
-        if count >= len(found.costs):
+        if better is not None and better.holds:
+            return with_latency(bench, better)
+        few, many = (few, count) if better is None else (count, many)
+        if many - few <= 1:
             return None
-        count = min(2 * count, len(found.costs))
+        count = min(2 * few, (few + many) // 2) if few else many // 2
     return None
 
 

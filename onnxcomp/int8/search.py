@@ -23,13 +23,14 @@ from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.mending import mend, without_losing
 from onnxcomp.int8.schemes import SCHEMES
 from onnxcomp.judging import SLOWER, judge
-from onnxcomp.recipe import Step
 from onnxcomp.report import StepReport
 from onnxcomp.stages import stage
 from onnxcomp.stepping import Context, Done
 
-# What is chosen is timed once more, for about this long.
+# What is chosen is timed once more beside the lossless model, for about this long, unless it was
+# so many times faster that a bad moment cannot have made it so.
 FINAL_SECONDS = 2.0
+SURELY = 1.3
 # A candidate that computes in int8 has to gain this much; storing weights has not.
 WORTH = 1.02
 # Seconds after which no further candidate is mended.
@@ -46,13 +47,12 @@ AS_SMALL = 0.02
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen with the steps that make it, and every candidate that was looked at.
+    """What was chosen, and every candidate that was looked at.
 
     `returned` are the nodes that went back to float, each with the reason.
     """
 
     done: Done
-    steps: tuple[Step, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     returned: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
     found = _candidates(bench, schemes)
     if bench.equalized is not None and _none_computes(found):
         plain = without_rounding(bench)
-        others = _candidates(plain, schemes)
+        others = _candidates(plain, [each.scheme.name for each in found])
         if _nearness(others) > _nearness(found):
             bench, found = plain, others
     return _choice(bench, [*found, *_variants(bench, found)])
@@ -157,10 +157,11 @@ def _choice(bench: Bench, found: Sequence[Candidate]) -> Choice:
     done = replace(
         again.done,
         steps=[_explained(step, again.returned) for step in again.done.steps],
+        ran=[*bench.base.ran, *bench.kept, *steps],
         evidence=again.evidence,
         verdict=None,
     )
-    return Choice(done, (*bench.kept, *steps), marked, again.returned)
+    return Choice(done, marked, again.returned)
 
 
 def _corrected(bench: Bench, best: Candidate) -> Candidate:
@@ -191,7 +192,7 @@ def _measured_again(bench: Bench, best: Candidate) -> Candidate:
     stage("judging the result")
     evidence = judge(bench.yardstick, best.done.model)
     again = replace(best, evidence=evidence)
-    if not bench.timed or evidence.problems or again.same_kernels:
+    if not bench.timed or evidence.problems or again.same_kernels or best.speedup >= SURELY:
         return replace(again, problem=next(iter(evidence.problems), None))
     latency = latency_of(bench, best, FINAL_SECONDS)
     least = 1.0 if best.scheme.computes else SLOWER

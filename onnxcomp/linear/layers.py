@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,11 +15,15 @@ from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, tensor
 
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
+FLOAT_ONLY = frozenset({ir.DataType.FLOAT})
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A Conv, Gemm or MatMul; its weight is `groups` matrices of `rows` x `columns`."""
+    """A Conv, Gemm or MatMul; its weight is `groups` matrices of `rows` x `columns`.
+
+    Of a ConvTranspose, a row is one output channel at one tap: what an input position adds there.
+    """
 
     node: ir.Node
     groups: int
@@ -38,6 +42,9 @@ class Layer:
         """The weight as [groups, rows, columns]."""
         data = array(self.node.inputs[1])
         assert data is not None
+        if is_op(self.node, "ConvTranspose"):
+            parts = data.reshape(self.groups, self.columns, self.rows)
+            return np.asarray(parts.transpose(0, 2, 1))
         data = data if self._by_row else data.T
         return np.asarray(data.reshape(self.groups, self.rows, self.columns))
 
@@ -45,6 +52,8 @@ class Layer:
         """Return matrices [groups, rows, columns] in the shape of the weight."""
         found = tensor(self.node.inputs[1])
         assert found is not None
+        if is_op(self.node, "ConvTranspose"):
+            return np.asarray(matrices.transpose(0, 2, 1).reshape(found.shape.numpy()))
         if self._by_row:
             return np.asarray(matrices.reshape(found.shape.numpy()))
         return np.asarray(matrices[0].T)
@@ -59,6 +68,9 @@ class Layer:
 
         [groups, positions, columns], for at most `count` positions.
         """
+        if is_op(self.node, "ConvTranspose"):
+            pixels = np.moveaxis(data, 1, -1).reshape(-1, self.groups, self.columns)
+            return np.asarray(pixels[_some(len(pixels), count, rng)].transpose(1, 0, 2))
         if not is_op(self.node, "Conv"):
             flat = data.reshape(-1, data.shape[-1])
             return flat[_some(len(flat), count, rng)][np.newaxis]
@@ -112,11 +124,20 @@ class Layer:
         return int(np.prod(found.shape.numpy()[2:]))
 
 
-def find_layers(graph: ir.Graph, exclude: str = "") -> Iterator[Layer]:
-    """Yield the layers of a graph whose weight is a float32 constant, but those that globs name."""
+def find_layers(
+    graph: ir.Graph,
+    exclude: str = "",
+    *,
+    ops: Sequence[str] = LAYER_OPS,
+    types: frozenset[ir.DataType] = FLOAT_ONLY,
+) -> Iterator[Layer]:
+    """Yield the layers of a graph whose weight is a float32 constant, but those that globs name.
+
+    `ops` may add ConvTranspose, `types` other floats.
+    """
     globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
     for node in graph:
-        if not is_op(node, *LAYER_OPS) or len(node.inputs) < 2:
+        if not is_op(node, *ops) or len(node.inputs) < 2:
             continue
         if any(fnmatchcase(label(node), glob) for glob in globs):
             continue
@@ -124,11 +145,14 @@ def find_layers(graph: ir.Graph, exclude: str = "") -> Iterator[Layer]:
         if found is None or source is None or tensor(source) is not None:
             continue
         shape = found.shape.numpy()
-        if found.dtype != ir.DataType.FLOAT or 0 in shape:
+        if found.dtype not in types or 0 in shape:
             continue
         if is_op(node, "Conv"):
             groups = node.attributes.get_int("group", 1)
             yield Layer(node, groups, shape[0] // groups, int(np.prod(shape[1:])))
+        elif is_op(node, "ConvTranspose"):
+            groups = node.attributes.get_int("group", 1)
+            yield Layer(node, groups, int(np.prod(shape[1:])), shape[0] // groups)
         elif len(shape) == 2 and not node.attributes.get_int("transA", 0):
             rows = int(node.attributes.get_int("transB", 0) == 0)
             yield Layer(node, 1, shape[rows], shape[1 - rows])

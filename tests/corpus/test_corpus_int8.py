@@ -45,7 +45,7 @@ BARS: Mapping[str, Bar] = {
     "efficientnet_lite0": Bar(0.30, 0.90),
     "magika": Bar(0.30, 0.99),
     "minilm_l3": Bar(0.30, 0.95),
-    "ppocr2_cls": Bar(0.40, 0.0),
+    "ppocr2_cls": Bar(0.35, 0.0),
     "ppocr4_rec": Bar(0.32, 0.50),
     "silero_vad": Bar(0.30, 0.0),
 }

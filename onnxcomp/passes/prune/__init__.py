@@ -1,1 +1,1 @@
-"""Passes that take weights, channels or ranks out, and mend what that did."""
+"""Passes that take weights or channels out, and mend what that did."""

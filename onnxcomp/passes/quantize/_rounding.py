@@ -43,13 +43,13 @@ def round_rows(units: Array, gram: Array, largest: int) -> Array:
     [groups, columns, columns]. Columns are rounded in the order of their weight in H, each with
     the error of those before it made up for (Frantar et al., 2023, arXiv 2210.17323); then each is
     set to the best step given all others. No row is worse than by rounding to nearest, and the
-    entry of greatest magnitude keeps its step, so that the scale is found again.
+    entry of greatest magnitude keeps its step, so that the scale is found again. Zeros stay zero.
     """
     order = np.argsort(np.einsum("gkk->k", gram), kind="stable")
     units = units[..., order].astype(np.float32)
     matrix = _damped(gram[:, order][:, :, order].astype(np.float32))
     nearest = to_nearest(units, largest)
-    held = np.zeros(units.shape, dtype=bool)
+    held = units == 0  # what is pruned stays so, in its pattern
     np.put_along_axis(held, np.abs(units).argmax(axis=-1, keepdims=True), True, axis=-1)
     found = _fed_back(units, nearest, held, matrix, largest)
     found = _descended(units, found, held, matrix, largest)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, rank
-from onnxcomp.linear.taps import tap
+from onnxcomp.linear.taps import few, tap
 from onnxcomp.passes.quantize._coupling import (
     Coupled,
     Port,
@@ -100,7 +100,7 @@ def _reaches(model: ir.Model, sets: Sequence[Coupled], samples: Samples) -> list
     owner = {value.name or "": i for i, each in enumerate(sets) for value in each.values}
     found = [np.zeros((SAMPLES, coupled.channels or 0)) for coupled in sets]
     count = 0
-    for index, name, data in tap(model, list(owner), samples, SAMPLES):
+    for index, name, data in tap(model, list(owner), samples, few(model, samples, SAMPLES)):
         place, count = owner[name], max(count, index + 1)
         reach = found[place][index]
         np.maximum(reach, _reach(data, len(reach), sets[place]), out=reach)
@@ -131,9 +131,14 @@ def _equalize(graph: ir.Graph, coupled: Coupled, reach: Array) -> bool:
     reach /= scale
     for port, factor in scaled:
         data = _product(_constant(port), port.axis, factor)
-        value = add_constant(graph, data, f"{port.value.name}.equalized")
+        value = add_constant(graph, data, _name(port.value))
         port.node.replace_input_with(port.weight, value)
     return True
+
+
+def _name(weight: ir.Value) -> str:
+    """Return the name of a weight's next form, which does not grow from round to round."""
+    return f"{(weight.name or 'weight').removesuffix('.equalized')}.equalized"
 
 
 def _bias_of(maker: Port) -> Port | None:

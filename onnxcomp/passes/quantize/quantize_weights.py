@@ -28,7 +28,7 @@ Axes = tuple[int, ...]
 
 
 @register(Effect.LOSSY)
-def quantize_weights(model: ir.Model, *, exclude: str = "", least: int = 1024) -> int:
+def quantize_weights(model: ir.Model, *, exclude: str = "", least: int = 512) -> int:
     """Store the weights that are still float in int8: a fourth of the bytes at the same speed.
 
     W becomes Mul(Cast(q), scale) with q = round(W / scale) in int8 and scale = max |w| / 127 for

@@ -26,7 +26,7 @@ COLUMNS = 2304
 WORK = 6e10
 
 
-@register(Effect.LOSSY)
+@register(Effect.LOSSY, keeps_ranges=True)
 def round_weights(
     model: ir.Model,
     samples: Samples,

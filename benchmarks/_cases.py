@@ -1,4 +1,4 @@
-"""What the int8 quantizers run on: models, samples to calibrate on, and answers to judge.
+"""What compressors run on: models, samples to calibrate on, and answers to judge.
 
 Three kinds: the models of a folder that ONNXCOMP_CORPUS names (models/*.onnx, and a corpus_eval.py
 that defines TASKS), those of this repository that have data, and networks with seeded weights.

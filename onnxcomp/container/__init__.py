@@ -1,0 +1,1 @@
+"""Files of type `.onnxz`: a model's exact bytes, entropy-coded weight by weight."""
