@@ -29,7 +29,7 @@ from onnxcomp.targets import Target
 MORE = 3
 
 
-@register(Effect.LOSSY)
+@register(Effect.LOSSY, strengths={"ratio": 0.0}, for_speed=True)
 def prune_channels(
     model: ir.Model,
     samples: Samples,
