@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
+from onnxcomp.channel_block import block_of
 from onnxcomp.channels.removal import remove_channels
 from onnxcomp.cost import measure
 from onnxcomp.edits import sweep
@@ -22,7 +23,7 @@ from onnxcomp.passes.prune._plan import How, Plan, globs_of, kept_of, make_plan
 from onnxcomp.passes.prune._ranking import check_criterion
 from onnxcomp.passes.prune._repair import repair_layers
 from onnxcomp.passes.prune._timing import macs_for
-from onnxcomp.registry import Effect, register
+from onnxcomp.registry import Effect, register, settle
 from onnxcomp.targets import Target
 
 # Biases that layers get may take a model over a budget of bytes; then a little more goes.
@@ -46,13 +47,15 @@ def prune_channels(
     rounds: int = 1,
     exclude: str = "",
     seed: int = 0,
+    block: int = 0,
 ) -> int:
     """Remove the channels that the layers behind them miss least, until a budget is met.
 
     Channels that must go together, through residual sums, depthwise layers, gates, Concat or
     attention heads, are one group; what is removed is gone from every weight, [out, in, kh, kw], so
-    that the model is smaller and faster on any runtime. Along each weight whole blocks of channels
-    stay, as many as the target's kernels compute at once: other counts may take longer than all.
+    that the model is smaller and faster on any runtime. Along each weight whole blocks of `block`
+    channels stay, as many as the target's kernels compute at once (0: what is known of the target):
+    other counts may take longer than all.
 
     One budget: `ratio`, the share of MACs that goes (0.25 where none is given), or at most so many
     `params`, `bytes` or `milliseconds` (measured on this machine, one thread, the first sample).
@@ -74,18 +77,22 @@ def prune_channels(
     channels are too few for whole blocks.
     """
     budget = read_budget(ratio, params, bytes, milliseconds)
-    _check(scope, rounds, criterion, samples)
+    _check(scope, rounds, block, criterion, samples)
     globs_of(model, exclude)
     if budget.is_nothing:
         return 0
-    how = How(criterion, scope, exclude, seed, target.channel_block)
+    block = block or block_of(target)
+    settle("block", block)
+    how = How(criterion, scope, exclude, seed, block)
     pruning = _Pruning(model, unfused, samples, how, model.clone())
     return pruning.run(budget, rounds, repair=repair)
 
 
-def _check(scope: str, rounds: int, criterion: str, samples: Samples) -> None:
+def _check(scope: str, rounds: int, block: int, criterion: str, samples: Samples) -> None:
     if scope not in SCOPES:
         raise RecipeError(f"prune-channels: scope is {' or '.join(SCOPES)}, not {scope!r}")
+    if block < 0:
+        raise RecipeError(f"prune-channels: block is 0 (the target's) or more, not {block}")
     if rounds < 1:
         raise RecipeError(f"prune-channels: rounds must be at least 1, not {rounds}")
     check_criterion(criterion, samples)
@@ -131,7 +138,10 @@ class _Pruning:
         """Return what is to be at most how much; raise where that is out of reach."""
         if budget.kind == "milliseconds":
             feeds = next(iter(self.samples))
-            return "macs", macs_for(self.model, plan, self.how.exclude, feeds, budget.amount)
+            macs = macs_for(self.model, plan, self.how.exclude, feeds, budget.amount)
+            settle("milliseconds", None)
+            settle("ratio", 1 - macs / plan.costs.total("macs", plan.costs.channels))
+            return "macs", macs
         whole, least = plan.costs.total(budget.kind, plan.costs.channels), plan.least(budget.kind)
         limit = budget.limit(whole)
         if least > limit:
