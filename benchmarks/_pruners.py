@@ -47,12 +47,13 @@ def _onnxsim(model: ir.Model, _: Samples, sparsity: float) -> ir.Model:
     return ir.from_proto(proto)
 
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+SHARES = (0.03, 0.1, 0.2, 0.3, 0.4, 0.5)
+SOME = (0.1, 0.3, 0.5)
 PRUNERS = (
     Pruner("obs, repaired", _ours("obs", repair=True), SHARES),
-    Pruner("l2, repaired", _ours("l2", repair=True), SHARES[1::2]),
-    Pruner("obs", _ours("obs", repair=False), SHARES[1::2]),
-    Pruner("l2", _ours("l2", repair=False), SHARES[1::2]),
-    Pruner("random", _ours("random", repair=False), SHARES[1::2]),
+    Pruner("l2, repaired", _ours("l2", repair=True), SOME),
+    Pruner("obs", _ours("obs", repair=False), SOME),
+    Pruner("l2", _ours("l2", repair=False), SOME),
+    Pruner("random", _ours("random", repair=False), SOME),
     Pruner("onnxsim", _onnxsim, (0.1, 0.2, 0.25, 0.3, 0.5)),
 )

@@ -54,8 +54,9 @@ def allocate(
     """Return how many channels of each group stay, and what the model then costs.
 
     Steps are taken until the cost of a kind is at most `budget`, or none is left. `global`: that
-    of the least error per cost saved comes first, both reckoned anew after each step since groups
-    that meet in a layer save less once one of them has shrunk. `local`: that which leaves most of
+    of the least error per cost saved (for MACs, the time that they and moving their numbers take)
+    comes first, both reckoned anew after each step since groups that meet in a layer save less once
+    one of them has shrunk. `local`: that which leaves most of
     its group, so that all end at about the same share.
     """
     kept, cost = costs.channels.copy(), costs.total(kind, costs.channels)
@@ -99,6 +100,8 @@ def _step(
     saved = cost - costs.total(kind, tried)
     if saved <= 0:
         return None
+    if kind == "macs":
+        saved = costs.total("work", kept) - costs.total("work", tried)
     share = max(1 - count / costs.channels[each] for each, count in after)
     key = (error / saved, -saved) if scope == "global" else (float(share), error / saved)
     return _Step((*key, group), after)
