@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxcomp.errors import RecipeError
-from onnxcomp.judging import judge
+from onnxcomp.judging import judge, judge_answers
 from onnxcomp.pipeline import run_lossless, runs_once, stretches
 from onnxcomp.recipe import Step
 from onnxcomp.registry import find_pass
@@ -86,11 +86,11 @@ def _milder(steps: Sequence[Step], problem: str, context: Context, done: Done) -
             return None
         if not _changed(tried, done):  # so little that nothing changes
             low = share
-        elif _judge(tried, done, context):
+        elif _judge(tried, done, context, timed=False):
             high = share
         else:
             best, low = tried, share
-    if best is None:
+    if best is None or _judge(best, done, context):
         return None
     settled = ", ".join(_described(step) for step in best.ran[len(done.ran) :] if _strengths(step))
     context.say(f"warning: {problem}; the most that was found to keep the budget is {settled}")
@@ -129,8 +129,8 @@ def _changed(after: Done, before: Done) -> list[StepReport]:
     return [step for step in new if step.effect == "lossy" and step.status == "applied"]
 
 
-def _judge(done: Done, before: Done, context: Context) -> Sequence[str]:
-    """Note what proves a lossy result, and say how it breaks the budget."""
+def _judge(done: Done, before: Done, context: Context, *, timed: bool = True) -> Sequence[str]:
+    """Note what proves a lossy result, and say how it breaks the budget; `timed`: of speed too."""
     changed = _changed(done, before)
     done.problems = ()
     if not changed:
@@ -139,9 +139,9 @@ def _judge(done: Done, before: Done, context: Context) -> Sequence[str]:
     if context.yardstick is None:
         return ()
     stage("judging the result")
-    done.evidence = judge(context.yardstick, done.model)
+    done.evidence = (judge if timed else judge_answers)(context.yardstick, done.model)
     done.problems = done.evidence.problems
-    if not done.problems and any(find_pass(step.name).for_speed for step in changed):
+    if timed and not done.problems and any(find_pass(step.name).for_speed for step in changed):
         done.problems = _slowness(done, before, context)
     return done.problems
 
