@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -134,6 +134,11 @@ def _numbers(dims: Sequence[int | Dim]) -> Dims | None:
 
 def one_sample(model: ir.Model, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
     """Cut a batch to its first sample, where every input's first dim is open and of one size."""
+    return next(each_sample(model, feeds), feeds)
+
+
+def each_sample(model: ir.Model, feeds: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+    """Yield the samples of a batch, or the whole where `one_sample` would not cut it."""
     batched = [
         value.name
         for value in model.graph.inputs
@@ -141,8 +146,10 @@ def one_sample(model: ir.Model, feeds: Mapping[str, Array]) -> Mapping[str, Arra
     ]
     sizes = {len(feeds[name]) for name in batched if name}
     if len(sizes) != 1:
-        return feeds
-    return {name: data[:1] if name in batched else data for name, data in feeds.items()}
+        yield feeds
+        return
+    for index in range(sizes.pop()):
+        yield {n: d[index : index + 1] if n in batched else d for n, d in feeds.items()}
 
 
 def is_fixed(dim: int | ir.SymbolicDim) -> bool:

@@ -63,13 +63,53 @@ class Layer:
             flat = data.reshape(-1, data.shape[-1])
             return flat[_some(len(flat), count, rng)][np.newaxis]
         windows = _windows(self.node, data)  # [N, C, *out, *kernel]
-        spatial = data.ndim - 2
-        shape = (windows.shape[0], *windows.shape[2 : 2 + spatial])
+        shape = self.positions(data)
         first, *rest = np.unravel_index(_some(int(np.prod(shape)), count, rng), shape)
         places: tuple[Any, ...] = (first, slice(None), *rest)
         picked = windows[places]  # [positions, C, *kernel]
         rows = picked.reshape(len(picked), self.groups, self.columns)
         return np.asarray(rows.transpose(1, 0, 2))
+
+    def positions(self, data: Array) -> tuple[int, ...]:
+        """Return the shape that the output has beside its channels, for an input."""
+        if not is_op(self.node, "Conv"):
+            return data.shape[:-1]
+        pads = pads_of(self.node, data.ndim - 2)
+        ends = zip(pads[: data.ndim - 2], pads[data.ndim - 2 :], strict=True)
+        spans, strides, _ = _geometry(self.node, data.ndim - 2)
+        dims = zip(data.shape[2:], ends, spans, strides, strict=True)
+        return (
+            len(data),
+            *((size + sum(end) - span) // step + 1 for size, end, span, step in dims),
+        )
+
+    def channels_at(self, data: Array, count: int, rng: np.random.Generator) -> Array:
+        """Return an output, [positions, channels], at the positions that `inputs_at` picks.
+
+        `rng` is to be in the state that it had there.
+        """
+        if self.axis < 0:
+            flat = data.reshape(-1, data.shape[-1])
+            return flat[_some(len(flat), count, rng)]
+        moved = np.moveaxis(data, self.axis, -1)
+        shape = moved.shape[:-1]
+        return moved[np.unravel_index(_some(int(np.prod(shape)), count, rng), shape)]
+
+    def by_group(self, picked: Array) -> Array:
+        """Return [positions, channels] as [groups, positions, rows]."""
+        return picked.reshape(len(picked), self.groups, self.rows).transpose(1, 0, 2)
+
+    @property
+    def axis(self) -> int:
+        """The axis of the output's channels."""
+        return 1 if is_op(self.node, "Conv") else -1
+
+    @property
+    def taps(self) -> int:
+        """How many columns an input channel has: the size of a Conv's kernel."""
+        found = tensor(self.node.inputs[1])
+        assert found is not None
+        return int(np.prod(found.shape.numpy()[2:]))
 
 
 def find_layers(graph: ir.Graph, exclude: str = "") -> Iterator[Layer]:
@@ -129,15 +169,22 @@ def _some(size: int, count: int, rng: np.random.Generator) -> Array:
 
 def _windows(node: ir.Node, data: Array) -> Array:
     """Return a view of what a Conv multiplies at each position: [N, C, *out, *kernel]."""
-    weight = tensor(node.inputs[1])
-    assert weight is not None
-    kernel, spatial = weight.shape.numpy()[2:], data.ndim - 2
-    strides = node.attributes.get_ints("strides", (1,) * spatial)
-    dilations = node.attributes.get_ints("dilations", (1,) * spatial)
+    spatial = data.ndim - 2
+    spans, strides, dilations = _geometry(node, spatial)
     pads = pads_of(node, spatial)
     ends = zip(pads[:spatial], pads[spatial:], strict=True)
     padded = np.pad(data, [(0, 0), (0, 0), *ends])
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = sliding_window_view(padded, spans, axis=tuple(range(2, 2 + spatial)))
     steps = [slice(None, None, step) for step in (*strides, *dilations)]
     return np.asarray(view[(slice(None), slice(None), *steps)])
+
+
+def _geometry(node: ir.Node, spatial: int) -> tuple[tuple[int, ...], ...]:
+    """Return what a Conv's kernel spans, its strides and its dilations."""
+    weight = tensor(node.inputs[1])
+    assert weight is not None
+    strides = tuple(node.attributes.get_ints("strides", (1,) * spatial))
+    dilations = tuple(node.attributes.get_ints("dilations", (1,) * spatial))
+    kernel = weight.shape.numpy()[2:]
+    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    return spans, strides, dilations

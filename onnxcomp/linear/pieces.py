@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.graph import Array, inner_graphs
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Feeds, Session
 
 # Bytes that are held; beyond, there are fewer samples from there on, but not fewer than these.
 MEMORY = 100_000_000
@@ -20,16 +20,34 @@ LEAST = 4
 
 
 class Pieces:
-    """The values of a main graph that later nodes still need, for each of the first samples."""
+    """The values of a main graph that later nodes still need, for each of the first samples.
 
-    def __init__(self, model: ir.Model, samples: Samples, limit: int) -> None:
+    Those that `held` names stay until they are taken, as often as they are named. `memory` is in
+    bytes.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Iterable[Feeds],
+        limit: int,
+        *,
+        held: Iterable[str] = (),
+        memory: int = MEMORY,
+    ) -> None:
         self._model = model
         self._nodes = list(model.graph)
         self._places = {node: place for place, node in enumerate(self._nodes)}
         self._last = {name: i for i, node in enumerate(self._nodes) for name in _reads(node)}
+        self._makers = {out.name: node for node in self._nodes for out in node.outputs}
+        self._held = Counter(held)
+        self._memory = memory
         self._done = 0
         fed = [one_sample(model, feeds) for feeds in itertools.islice(samples, limit)]
         self._values: list[dict[str, Array]] = [dict(feeds) for feeds in fed]
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def is_past(self, node: ir.Node) -> bool:
         """Say whether a node has run already."""
@@ -40,23 +58,46 @@ class Pieces:
 
         The arrays may be changed in place: what comes behind is computed from them.
         """
-        name, stop = node.outputs[0].name or "", self._places[node] + 1
+        name = node.outputs[0].name or ""
+        self._advance(self._places[node] + 1, name)
+        return [values[name] for values in self._values]
+
+    def before(self, node: ir.Node, names: Sequence[str]) -> list[tuple[Array, ...]]:
+        """Run all that stands before a node, and return values that are still needed, by sample."""
+        self._advance(self._places[node])
+        return [tuple(values[name] for name in names) for values in self._values]
+
+    def take(self, name: str) -> list[Array]:
+        """Return a held value by sample, after running up to its node if need be, and let it go."""
+        if self._values and name not in self._values[0]:
+            self._advance(self._places[self._makers[name]] + 1)
+        self._held[name] -= 1
+        return [values[name] for values in self._values]
+
+    def _advance(self, stop: int, name: str = "") -> None:
+        """Run up to a place, and forget what is not needed behind it, but for the value named."""
         piece = self._nodes[self._done : stop]
+        if not piece:
+            return
+        self._done = stop
         made = [output.name for each in piece for output in each.outputs if output.name]
-        kept = [each for each in made if each == name or self._last.get(each, -1) >= stop]
+        kept = [each for each in made if each == name or self._is_needed(each)]
+        if not kept:
+            return
         first = self._values[0] if self._values else {}
         read = {each for item in piece for each in _reads(item)} & first.keys()
         session = Session(_serialized(self._model, piece, {n: first[n] for n in read}, kept))
         for count, values in enumerate(self._values):
-            if count >= LEAST and count * _bytes(self._values[0]) > MEMORY:
+            if count >= LEAST and count * _bytes(self._values[0]) > self._memory:
                 del self._values[count:]
                 break
             values.update(session.run(values))
-            for gone in [each for each in values if self._last.get(each, -1) < stop]:
+            for gone in [each for each in values if not self._is_needed(each)]:
                 if gone != name:
                     del values[gone]
-        self._done = stop
-        return [values[name] for values in self._values]
+
+    def _is_needed(self, name: str) -> bool:
+        return self._held[name] > 0 or self._last.get(name, -1) >= self._done
 
 
 def _reads(node: ir.Node) -> Iterator[str]:

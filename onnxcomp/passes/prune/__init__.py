@@ -1,0 +1,1 @@
+"""Passes that take weights, channels or ranks out, and mend what that did."""
