@@ -18,7 +18,7 @@ from onnxcomp.inputs import Given
 from onnxcomp.inspecting import Summary, inspect
 from onnxcomp.model_io import ModelSource, load_model
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Recipe, check_recipe, with_passes
+from onnxcomp.recipe import Recipe, check_recipe, with_low_rank, with_passes
 from onnxcomp.recipe_file import load_recipe
 from onnxcomp.run import Result, Say, run_recipe
 from onnxcomp.runtime import input_specs
@@ -32,6 +32,7 @@ def make_recipe(
     recipe: str | os.PathLike[str] | Recipe | None = None,
     *,
     int8: bool = False,
+    svd: float | None = None,
     schemes: Sequence[str] = (),
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -44,7 +45,10 @@ def make_recipe(
     """Return a recipe edited by options; a setting that is None stays as the recipe has it.
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
-    `int8` the preset `int8`. Raises `RecipeError` or `UsageError` for what does not exist.
+    `int8` the preset `int8`. `svd` is the share of each layer's output energy that low-rank layers
+    are to keep: their passes come last.
+
+    Raises `RecipeError` or `UsageError` for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -54,6 +58,8 @@ def make_recipe(
         found = load_recipe("int8" if int8 else "lossless")
     if int8 and not found.schemes:
         found = replace(found, schemes=SCHEMES)
+    if svd is not None:
+        found = with_low_rank(found, svd)
     if schemes:
         found = replace(found, schemes=make_schemes(schemes))
     found = with_passes(found, select, skip)
@@ -76,6 +82,7 @@ def optimize(
     *,
     recipe: str | os.PathLike[str] | Recipe | None = None,
     int8: bool = False,
+    svd: float | None = None,
     schemes: Sequence[str] = (),
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -113,12 +120,14 @@ def optimize(
 
     The interface changes only on request: `shapes` fixes input shapes by name (a dim None stays
     open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
-    candidates to try (all), `exclude` globs of nodes to leave float. What falls short of
+    candidates to try (all), `exclude` globs of nodes to leave float; `svd` writes layers as smaller
+    ones of low rank that keep this share of their output's energy. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
         recipe,
         int8=int8,
+        svd=svd,
         schemes=schemes,
         select=select,
         skip=skip,

@@ -10,12 +10,14 @@ import onnx.compose
 import onnx_ir as ir
 
 from case_pages import Case, parse, structure
+from onnxcomp.calibration.samples import open_samples
 from onnxcomp.calibration.synthetic import Runs, first_runs
 from onnxcomp.edits import sweep
 from onnxcomp.graph import all_nodes
 from onnxcomp.parity import compare_outputs
-from onnxcomp.registry import apply, find_pass
-from onnxcomp.runtime import Session
+from onnxcomp.registry import Pass, apply, find_pass
+from onnxcomp.runtime import Session, input_specs
+from onnxcomp.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,26 @@ def check_text(reference: Reference) -> ir.Model:
     case, before = reference.case, reference.before
     found = find_pass(case.pass_name)
     model = before.clone()
-    sites = apply(found, model, case.options).sites
+    sites = apply(found, model, case.options, _needs(found, before)).sites
     sweep(model)
     assert structure(model) == reference.expected, ir.to_onnx_text(model)
     assert sites == case.sites, f"{sites} sites; where that is right, write `sites: {sites}`"
     if sites and found.ops:  # without one of these the pipeline does not run the pass
         assert found.ops & {node.op_type for node in all_nodes(before)}
-    assert apply(found, model.clone(), case.options).sites == 0
+    assert apply(found, model.clone(), case.options, _needs(found, model)).sites == 0
     if reference.among is not None:  # nor does it stop at a place that it leaves
         among, least = reference.among
-        assert apply(found, among.clone(), case.options).sites >= least
+        assert apply(found, among.clone(), case.options, _needs(found, among)).sites >= least
     return model
+
+
+def _needs(found: Pass, model: ir.Model) -> dict[str, object]:
+    """Return what a pass needs beside the graph: random samples, and a target with wide blocks."""
+    if found.reads_only_the_graph:
+        return {}
+    samples = open_samples("random:2", input_specs(model), model=model)
+    target = TARGETS["portable"]
+    return {"samples": samples, "original": model, "unfused": model, "target": target}
 
 
 def check_answers(reference: Reference, model: ir.Model) -> None:

@@ -22,19 +22,20 @@ from onnxcomp.passes.factorize._timing import Clock
 from onnxcomp.registry import leave, measured, settle
 from onnxcomp.targets import Target, find_target
 
-# The forms there are, and how many ranks each has.
-KINDS = {"pair": 1, "channel": 1, "spatial": 1, "tucker": 2}
+# Forms that have two ranks; the others have one.
+TWO = "tucker"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a pass is to do: `ranks` repeat what another run came to."""
+    """What a pass is to do, with forms of some kinds; `ranks` repeat what a run came to."""
 
     name: str
     budget: Budget
     ranks: Mapping[str, object] | None
     smaller: bool
     target: Target
+    kinds: tuple[str, ...]
 
     @property
     def is_timed(self) -> bool:
@@ -112,7 +113,7 @@ def _candidates(site: Site, asked: Asked) -> tuple[Form, ...]:
     if asked.budget.kind != "rank":
         return site.forms
     rank = int(asked.budget.amount)
-    found = [site.form_of(kind, (rank,) * count) for kind, count in KINDS.items()]
+    found = [site.form_of(kind, (rank,) * (2 if kind == TWO else 1)) for kind in asked.kinds]
     forms = [form for form in found if form is not None]
     smaller = asked.smaller or not site.macs
     return cheaper(forms, site.macs, site.params, smaller=smaller)

@@ -73,11 +73,11 @@ def factorize_conv(
     check_choice(NAME, "kind", kind, ("auto", *KINDS))
     if ranks is None and budget.is_nothing:
         return 0
-    asked = Asked(NAME, budget, ranks, smaller, target)
+    kinds = KINDS if kind == "auto" else (kind,)
+    asked = Asked(NAME, budget, ranks, smaller, target, kinds)
     groups = find_groups(model.graph, ("Conv",), exclude, opset)
     shapes = concrete_shapes(model, next(iter(samples), None))
     feeds = [] if samples.synthetic else choose_feeds(model, samples, shapes)
-    kinds = KINDS if kind == "auto" else (kind,)
     step = max(1, target.channel_block // 4) if smaller else target.channel_block
     found = _look(model, groups, feeds, whole=kinds != ("channel",))
     sites = []

@@ -11,7 +11,7 @@ from onnxcomp.passes.factorize._budget import check_choice, read_budget
 from onnxcomp.passes.factorize._embeddings import find_embeddings
 from onnxcomp.passes.factorize._find import find_groups
 from onnxcomp.passes.factorize._moments import Split, Wanted, choose_feeds, observe
-from onnxcomp.passes.factorize._products import product_site
+from onnxcomp.passes.factorize._products import KIND, product_site
 from onnxcomp.passes.factorize._run import Asked, choose, write
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.targets import Target
@@ -72,7 +72,7 @@ def factorize_gemm(
     check_choice(NAME, "method", method, METHODS)
     if ranks is None and budget.is_nothing:
         return 0
-    asked = Asked(NAME, budget, ranks, smaller, target)
+    asked = Asked(NAME, budget, ranks, smaller, target, (KIND,))
     groups = find_groups(model.graph, ("Gemm", "MatMul"), exclude, opset)
     step = max(1, target.channel_block // 4) if smaller else target.channel_block
     shapes = concrete_shapes(model, next(iter(samples), None))
