@@ -21,8 +21,8 @@ from onnxcomp.passes.factorize._forms import (
     ranks_below,
 )
 from onnxcomp.passes.factorize._kernel import Kernel, Seen, by_input
-from onnxcomp.passes.factorize._principal import energy_without, of_weight
-from onnxcomp.passes.factorize._products import shifts_for
+from onnxcomp.passes.factorize._principal import of_weight
+from onnxcomp.passes.factorize._products import against_plain, means_of, shifts_for
 
 KINDS = ("channel", "spatial", "tucker")
 # Ranks of a spatial form that are tried, and shares of energy that give those of a Tucker form.
@@ -56,7 +56,7 @@ def convolution_site(
         forms += [form for form in known if form is not None]
     least = cheaper(forms, macs, size, smaller=smaller)
     x_shape = shapes.get(group[0].source, ())
-    against = _against_plain(kernel) if seen.outputs else None
+    against = _against(kernel) if kernel.outputs else None
     return Site(group, macs, size, x_shape, least, form_of, against)
 
 
@@ -108,7 +108,7 @@ def _channel(kernel: Kernel, ranks: tuple[int, ...]) -> Form | None:
         basis = kernel.spectrum.basis[:, :rank]
         down = (basis.T @ kernel.matrix).reshape(rank, into, *spans)
         up = basis.reshape(out, rank, *(1 for _ in spans))
-        means = [split.whole().mean for split in kernel.seen.outputs] if kernel.centred else []
+        means = means_of(kernel.group, kernel.outputs)
         attributes = _without(kernel.group[0].node, "kernel_shape")
         parts = Part("Conv", down, attributes), Part("Conv", up)
         return Chain(parts, shifts_for(basis, means, len(kernel.group)))
@@ -183,7 +183,7 @@ def _tucker(kernel: Kernel, ranks: tuple[int, ...]) -> Form | None:
 
 
 def _new_biases(kernel: Kernel) -> int:
-    if not kernel.centred:
+    if not kernel.outputs:
         return 0
     missing = [layer for layer in kernel.group if _has_no_bias(layer.node)]
     return len(missing) * len(kernel.weight)
@@ -219,17 +219,7 @@ def _kept(numbers: Sequence[int], own: Sequence[int], default: int) -> list[int]
     return [number if mine else default for number, mine in zip(numbers, own, strict=True)]
 
 
-def _against_plain(kernel: Kernel) -> Against:
+def _against(kernel: Kernel) -> Against:
     """Return what gives the errors of a form, and of the plain channel form of its last rank."""
-    means = [split.whole() for split in kernel.seen.outputs]
-    scatter = sum(m.scatter if kernel.centred else m.about(np.zeros_like(m.mean)) for m in means)
-
-    def errors(form: Form) -> tuple[float, float]:
-        if form.kind != "channel":
-            return form.error, form.error
-        [rank] = form.ranks
-        plain = of_weight(kernel.matrix).basis
-        own = float(kernel.spectrum.errors[rank])
-        return energy_without(plain, rank, np.asarray(scatter)), own
-
-    return errors
+    plain = against_plain(kernel.matrix, kernel.outputs, kernel.spectrum)
+    return lambda form: plain(form) if form.kind == "channel" else (form.error, form.error)

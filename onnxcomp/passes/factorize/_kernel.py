@@ -54,16 +54,14 @@ class Kernel:
         return self.weight.reshape(len(self.weight), -1)
 
     @cached_property
-    def centred(self) -> bool:
-        """Whether what the mean loses can go into a bias."""
-        return bool(self.seen.outputs) and all(can_shift(layer) for layer in self.group)
+    def outputs(self) -> Sequence[Split]:
+        """The moments of what is made; none where a bias is no constant vector."""
+        return self.seen.outputs if all(can_shift(layer) for layer in self.group) else ()
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """The principal components of the outputs, or the singular vectors of the kernel."""
-        if not self.seen.outputs:
-            return of_weight(self.matrix)
-        return of_outputs(self.seen.outputs, centred=self.centred)
+        return of_outputs(self.outputs) if self.outputs else of_weight(self.matrix)
 
     @cached_property
     def rooted(self) -> Array:
@@ -114,7 +112,7 @@ class Kernel:
     @cached_property
     def _centred_rows(self) -> list[Array]:
         rows = self.seen.rows
-        return [each - each.mean(axis=0) if self.centred else each for each in rows]
+        return [each - each.mean(axis=0) if self.outputs else each for each in rows]
 
     @cached_property
     def _energies(self) -> list[float]:
@@ -125,7 +123,7 @@ class Kernel:
 
     def shifts(self, made: Array) -> tuple[Array | None, ...]:
         """Return what the mean outputs lose by another kernel, for each node."""
-        if not (self.centred and self.seen.rows):
+        if not (self.outputs and self.seen.rows):
             return (None,) * len(self.group)
         off = self.matrix - made.reshape(self.matrix.shape)
         return tuple(off @ rows.mean(axis=0, dtype=np.float64) for rows in self.seen.rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.graph import Array
-from onnxcomp.passes.factorize._moments import Moments, Split
+from onnxcomp.passes.factorize._moments import Split
 
 # Eigenvalues below this share of the largest are rounding.
 NOTHING = 1e-12
@@ -33,25 +33,22 @@ class Spectrum:
         return int(within[0]) if len(within) else len(self.expected) - 1
 
 
-def of_outputs(splits: Sequence[Split], *, centred: bool) -> Spectrum:
+def of_outputs(splits: Sequence[Split]) -> Spectrum:
     """Return the principal components of outputs, of one or several nodes with one weight.
 
-    Each node's outputs are taken about their own mean, if `centred`. Of all rank-r approximations
-    W_r of y = W x, W_r = U_r U_r^T W with the first r eigenvectors U_r of Cov(y) leaves the least
+    Each node's outputs are taken about their own mean. Of all rank-r approximations W_r of y = W x,
+    W_r = U_r U_r^T W with the first r eigenvectors U_r of Cov(y) leaves the least
     E|y - mean - W_r (x - mean x)|^2: the sum of the other eigenvalues. Source: Zhang et al., 2016
     (arXiv 1505.06798).
     """
-    basis, values = _eigen(_scatter([split.whole() for split in splits], centred=centred))
+    whole = [split.whole().scatter for split in splits]
+    basis, values = _eigen(np.asarray(sum(whole)))
     errors = _tails(values)
-    if not any(split.held.count for split in splits):
+    both = [split for split in splits if split.held.count and split.fit.count]
+    if not both:
         return Spectrum(basis, errors, errors)
-    tried, _ = _eigen(_scatter([split.fit for split in splits], centred=centred))
-    means = [split.fit.mean if centred else np.zeros_like(split.fit.mean) for split in splits]
-    held = sum(
-        split.held.about(mean)
-        for split, mean in zip(splits, means, strict=True)
-        if split.held.count and split.fit.count
-    )
+    tried, _ = _eigen(np.asarray(sum(split.fit.scatter for split in both)))
+    held = np.asarray(sum(split.held.about(split.fit.mean) for split in both))
     energies = np.einsum("ij,ij->j", tried, held @ tried)
     return Spectrum(basis, errors, np.maximum(errors, _tails(energies)))
 
@@ -77,11 +74,6 @@ def root_of(second: Array) -> tuple[Array, Array]:
     roots = np.sqrt(values[present])
     kept = basis[:, present]
     return (kept * roots) @ kept.T, (kept / roots) @ kept.T
-
-
-def _scatter(moments: Sequence[Moments], *, centred: bool) -> Array:
-    parts = [m.scatter if centred else m.about(np.zeros_like(m.mean)) for m in moments if m.count]
-    return np.asarray(sum(parts))
 
 
 def _eigen(scatter: Array) -> tuple[Array, Array]:

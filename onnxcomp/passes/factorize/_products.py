@@ -18,7 +18,7 @@ from onnxcomp.passes.factorize._principal import (
     of_outputs,
     of_weight,
 )
-from onnxcomp.passes.factorize._rewrite import can_shift
+from onnxcomp.passes.factorize._rewrite import can_shift, own_bias
 
 KIND = "pair"
 
@@ -33,18 +33,18 @@ def product_site(
 ) -> Site:
     """Return the forms of layers that share a matrix W [rows, columns].
 
-    `splits` are the moments of their outputs W x (bias or not); none where only W is to count.
-    Ranks are multiples of `step`.
+    `splits` are the moments of their outputs; none where only W is to count, as it does where a
+    bias is no constant vector. Ranks are multiples of `step`.
     """
     layer = group[0]
     alpha = layer.node.attributes.get_float("alpha", 1.0)
     weight = alpha * layer.matrices[0].astype(np.float64)
-    centred = bool(splits) and all(can_shift(each) for each in group)
-    spectrum = of_outputs(splits, centred=centred) if splits else of_weight(weight)
-    shifts_of = [split.whole().mean for split in splits] if centred else []
+    splits = splits if all(can_shift(each) for each in group) else ()
+    spectrum = of_outputs(splits) if splits else of_weight(weight)
+    means = means_of(group, splits)
     macs = sum(node_macs(each.node, shapes) or 0 for each in group)
     positions, both = macs / weight.size, sum(weight.shape)
-    biases = sum(layer.rows for each in group if centred and _has_no_bias(each.node))
+    biases = sum(layer.rows for each in group if splits and _has_no_bias(each.node))
 
     def form_of(kind: str, ranks: tuple[int, ...]) -> Form | None:
         [rank] = ranks
@@ -56,7 +56,7 @@ def product_site(
             int(positions * rank * both),
             rank * both + biases,
             float(spectrum.expected[min(rank, len(spectrum.expected) - 1)]),
-            lambda: _chain(layer.node, weight, spectrum, rank, shifts_of, len(group)),
+            lambda: _chain(layer.node, weight, spectrum, rank, means, len(group)),
         )
 
     found = [form_of(KIND, (rank,)) for rank in ranks_below(weight.size / both, step)]
@@ -69,7 +69,7 @@ def product_site(
         x_shape,
         cheaper(forms, macs, weight.size, smaller=smaller),
         form_of,
-        _against_plain(weight, splits, spectrum, centred=centred) if splits else None,
+        against_plain(weight, splits, spectrum) if splits else None,
     )
 
 
@@ -97,23 +97,30 @@ def _chain(
     )
 
 
+def means_of(group: Sequence[Layer], splits: Sequence[Split]) -> list[Array]:
+    """Return the mean of W x for each node: that of its output without its bias."""
+    found = []
+    for layer, split in zip(group, splits, strict=False):
+        bias = own_bias(layer)
+        assert bias is not None
+        found.append(split.whole().mean - bias)
+    return found
+
+
 def shifts_for(basis: Array, means: Sequence[Array], nodes: int) -> tuple[Array | None, ...]:
-    """Return what the mean outputs of each node lose by a projection: mean - U U^T mean."""
+    """Return what the mean W x of each node loses by a projection: mean - U U^T mean."""
     if not means:
         return (None,) * nodes
     return tuple(mean - basis @ (basis.T @ mean) for mean in means)
 
 
-def _against_plain(
-    weight: Array, splits: Sequence[Split], spectrum: Spectrum, *, centred: bool
-) -> Against:
+def against_plain(weight: Array, splits: Sequence[Split], spectrum: Spectrum) -> Against:
     """Return what gives the errors of a rank: of singular vectors of the weight, and of these."""
-    means = [split.whole() for split in splits]
-    scatter = sum(m.scatter if centred else m.about(np.zeros_like(m.mean)) for m in means)
+    scatter = np.asarray(sum(split.whole().scatter for split in splits))
 
     def errors(form: Form) -> tuple[float, float]:
         rank = form.ranks[-1]
         plain = of_weight(weight).basis
-        return energy_without(plain, rank, np.asarray(scatter)), float(spectrum.errors[rank])
+        return energy_without(plain, rank, scatter), float(spectrum.errors[rank])
 
     return errors

@@ -19,12 +19,19 @@ BIAS_UNTIL = 11
 
 def can_shift(layer: Layer) -> bool:
     """Say whether a number per channel can be added to what a layer makes."""
-    if is_op(layer.node, "MatMul"):
-        return True
+    return is_op(layer.node, "MatMul") or own_bias(layer) is not None
+
+
+def own_bias(layer: Layer) -> Array | None:
+    """Return what a node itself adds to each channel, or None where that is no constant vector."""
     bias = find_bias(layer.node)
-    if bias is None or bias.vector(layer.rows) is None:
-        return False
-    return layer.node.attributes.get_float("beta", 1.0) != 0.0 or bias.is_new
+    if is_op(layer.node, "MatMul") or bias is None:
+        return np.zeros(layer.rows)
+    vector = bias.vector(layer.rows)
+    if vector is None:
+        return None
+    beta = layer.node.attributes.get_float("beta", 1.0) if is_op(layer.node, "Gemm") else 1.0
+    return beta * vector.astype(np.float64)
 
 
 def rewrite(graph: ir.Graph, layers: Sequence[Layer], chain: Chain, opset: int) -> None:
@@ -61,7 +68,7 @@ def _put(
         graph.insert_before(node, new)
         source = new.outputs[0]
     if is_op(node, "Gemm"):
-        _fold_factors(graph, node)
+        _fold_beta(graph, node)
     node.replace_input_with(0, source)
     node.replace_input_with(1, constants[-1])
     for attr in list(node.attributes):
@@ -71,7 +78,7 @@ def _put(
         node.attributes[given.name] = given
 
 
-def _fold_factors(graph: ir.Graph, node: ir.Node) -> None:
+def _fold_beta(graph: ir.Graph, node: ir.Node) -> None:
     """Multiply a constant C of Gemm with beta, so that neither factor is left (alpha is in W)."""
     beta = node.attributes.get_float("beta", 1.0)
     value = node.inputs[2] if len(node.inputs) > 2 else None
