@@ -167,7 +167,7 @@ def test_outputs_beat_the_weights_alone_at_every_rank(name: str) -> None:
     wanted = [Wanted(layer.node.outputs[0].name or "", -1, layer.rows) for layer in layers]
     seen = observe(model, wanted, feeds)
     for layer, each in zip(layers, wanted, strict=True):
-        own = of_outputs([seen[each]])
+        own = of_outputs([seen[each]], layer.matrices[0])
         plain = of_weight(layer.matrices[0]).basis
         scatter = seen[each].whole().scatter
         for rank in range(1, min(layer.rows, layer.columns)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from onnxcomp.cost import Dims
 from onnxcomp.graph import Array, array, is_op, label, sole_consumer, sole_producer, tensor
 from onnxcomp.linear.layers import Layer, find_layers
 from onnxcomp.registry import leave
@@ -18,7 +20,11 @@ ROWS = 4096
 
 
 def find_groups(
-    graph: ir.Graph, ops: Sequence[str], exclude: str, opset: int
+    graph: ir.Graph,
+    ops: Sequence[str],
+    exclude: str,
+    opset: int,
+    shapes: Mapping[ir.Value, Dims],
 ) -> list[tuple[Layer, ...]]:
     """Return the layers of a graph by weight, without those that cannot be factorized."""
     layers = [layer for layer in find_layers(graph, exclude) if is_op(layer.node, *ops)]
@@ -30,7 +36,12 @@ def find_groups(
         weight = layer.node.inputs[1]
         assert weight is not None
         groups.setdefault(weight, []).append(layer)
-    return [tuple(group) for weight, group in groups.items() if _fits(weight, group, opset)]
+    names = Counter(label(node) for node in graph)
+    return [
+        tuple(group)
+        for weight, group in groups.items()
+        if _fits(weight, group, opset, shapes, names)
+    ]
 
 
 def _transposed(graph: ir.Graph, exclude: str) -> list[Layer]:
@@ -53,8 +64,20 @@ def _transposed(graph: ir.Graph, exclude: str) -> list[Layer]:
     return found
 
 
-def _fits(weight: ir.Value, group: Sequence[Layer], opset: int) -> bool:
+def _fits(
+    weight: ir.Value,
+    group: Sequence[Layer],
+    opset: int,
+    shapes: Mapping[ir.Value, Dims],
+    names: Mapping[str, int],
+) -> bool:
     reason = next(_obstacles(weight, group, opset), "")
+    if not reason and names[label(group[0].node)] > 1:
+        reason = "another node has its name"
+    if not reason and any(
+        value not in shapes for layer in group for value in (layer.source, layer.node.outputs[0])
+    ):
+        reason = "its shape is not known"
     if reason:
         for layer in group:
             leave(layer.node, reason)

@@ -61,7 +61,9 @@ class Kernel:
     @cached_property
     def spectrum(self) -> Spectrum:
         """The principal components of the outputs, or the singular vectors of the kernel."""
-        return of_outputs(self.outputs) if self.outputs else of_weight(self.matrix)
+        if not self.outputs:
+            return of_weight(self.matrix)
+        return of_outputs(self.outputs, self.matrix)
 
     @cached_property
     def rooted(self) -> Array:

@@ -17,6 +17,8 @@ from onnxcomp.runtime import Feeds, Session
 # Multiplications that running the samples may take, and how many samples there are at most.
 RUN_WORK = 5e10
 MOST, LEAST = 1024, 16
+# Numbers that all samples hold.
+INPUTS = 20_000_000
 # Rows of each sample that count; more of one image say little that is new.
 POSITIONS = 4096
 # Every such sample (or row, where there are few samples) is held out.
@@ -138,8 +140,13 @@ def _share(split: Split, rows: Array, index: int, samples: int) -> None:
 def choose_feeds(
     model: ir.Model, samples: Iterable[Feeds] | Samples, shapes: dict[ir.Value, Dims]
 ) -> list[Feeds]:
-    """Return single samples, as many as can be run in a few seconds."""
+    """Return single samples, as many as can be held, and run in a few seconds."""
     macs = sum(node_macs(node, shapes) or 0 for node in model.graph)
-    limit = max(LEAST, min(MOST, int(RUN_WORK / max(macs, 1))))
     single = (each for batch in samples for each in each_sample(model, batch))
-    return list(itertools.islice(single, limit))
+    first = next(single, None)
+    if first is None:
+        return []
+    numbers = sum(np.size(data) for data in first.values())
+    affordable = min(RUN_WORK / max(macs, 1), INPUTS / max(numbers, 1))
+    limit = max(LEAST, min(MOST, int(affordable)))
+    return [first, *itertools.islice(single, limit - 1)]

@@ -33,21 +33,23 @@ class Spectrum:
         return int(within[0]) if len(within) else len(self.expected) - 1
 
 
-def of_outputs(splits: Sequence[Split]) -> Spectrum:
+def of_outputs(splits: Sequence[Split], weight: Array) -> Spectrum:
     """Return the principal components of outputs, of one or several nodes with one weight.
 
-    Each node's outputs are taken about their own mean. Of all rank-r approximations W_r of y = W x,
-    W_r = U_r U_r^T W with the first r eigenvectors U_r of Cov(y) leaves the least
-    E|y - mean - W_r (x - mean x)|^2: the sum of the other eigenvalues. Source: Zhang et al., 2016
-    (arXiv 1505.06798).
+    `weight` [rows, columns] says in which directions there are outputs at all. Each node's outputs
+    are taken about their own mean. Of all rank-r approximations W_r of y = W x, W_r = U_r U_r^T W
+    with the first r eigenvectors U_r of Cov(y) leaves the least E|y - mean - W_r (x - mean x)|^2:
+    the sum of the other eigenvalues. Source: Zhang et al., 2016 (arXiv 1505.06798).
     """
-    whole = [split.whole().scatter for split in splits]
-    basis, values = _eigen(np.asarray(sum(whole)))
+    span = None
+    if weight.shape[0] > weight.shape[1]:
+        span, _ = np.linalg.qr(weight)
+    basis, values = _eigen_within(sum(split.whole().scatter for split in splits), span)
     errors = _tails(values)
     both = [split for split in splits if split.held.count and split.fit.count]
     if not both:
         return Spectrum(basis, errors, errors)
-    tried, _ = _eigen(np.asarray(sum(split.fit.scatter for split in both)))
+    tried, _ = _eigen_within(sum(split.fit.scatter for split in both), span)
     held = np.asarray(sum(split.held.about(split.fit.mean) for split in both))
     energies = np.einsum("ij,ij->j", tried, held @ tried)
     return Spectrum(basis, errors, np.maximum(errors, _tails(energies)))
@@ -79,6 +81,14 @@ def root_of(second: Array) -> tuple[Array, Array]:
 def _eigen(scatter: Array) -> tuple[Array, Array]:
     values, basis = np.linalg.eigh(scatter)
     return _signed(basis[:, ::-1]), np.maximum(values[::-1], 0.0)
+
+
+def _eigen_within(scatter: Array | int, span: Array | None) -> tuple[Array, Array]:
+    """Return the eigenvectors within a span [n, m] outside of which a scatter has nothing."""
+    if span is None:
+        return _eigen(np.asarray(scatter))
+    basis, values = _eigen(span.T @ np.asarray(scatter) @ span)
+    return _signed(span @ basis), values
 
 
 def _signed(basis: Array) -> Array:

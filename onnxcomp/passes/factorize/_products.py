@@ -40,7 +40,7 @@ def product_site(
     alpha = layer.node.attributes.get_float("alpha", 1.0)
     weight = alpha * layer.matrices[0].astype(np.float64)
     splits = splits if all(can_shift(each) for each in group) else ()
-    spectrum = of_outputs(splits) if splits else of_weight(weight)
+    spectrum = of_outputs(splits, weight) if splits else of_weight(weight)
     means = means_of(group, splits)
     macs = sum(node_macs(each.node, shapes) or 0 for each in group)
     positions, both = macs / weight.size, sum(weight.shape)

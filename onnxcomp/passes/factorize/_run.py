@@ -42,6 +42,14 @@ class Asked:
         """Whether what is not measured to be faster is left: on the target itself, for speed."""
         return not self.smaller and self.target == find_target("auto")
 
+    def concerns(self, node: str) -> bool:
+        """Say whether a node may change: all may, but where others are named.
+
+        What is seen of values depends on which are looked at together, to the bit, so that those
+        that may not change are looked at too.
+        """
+        return self.ranks is None or node in self.ranks
+
 
 def choose(model: ir.Model, sites: Sequence[Site], asked: Asked) -> dict[Site, Form]:
     """Return the form of each layer that gets another one, and note them for the recipe."""

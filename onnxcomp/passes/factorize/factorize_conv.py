@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import concrete_shapes
-from onnxcomp.graph import Array
+from onnxcomp.graph import Array, label
 from onnxcomp.linear.layers import Layer, has_known_pads
 from onnxcomp.passes.factorize._budget import check_choice, read_budget
 from onnxcomp.passes.factorize._convolutions import KINDS, convolution_site
@@ -64,7 +64,7 @@ def factorize_conv(
     0.8 of the kernel's. On the target itself a chain is kept where it is measured to be faster,
     each layer by itself; `smaller` takes what has fewer numbers, faster or not. `ranks` gives forms
     by node, as "spatial 32", and nothing else changes. `exclude` names nodes to leave: globs,
-    separated by commas.
+    separated by commas. Raises `ContractError` when the budget is out of reach.
 
     Left alone where the kernel has groups, is not a float32 constant or also used in another way,
     where Convs follow each other without an activation, and where no such rank keeps enough.
@@ -75,8 +75,8 @@ def factorize_conv(
         return 0
     kinds = KINDS if kind == "auto" else (kind,)
     asked = Asked(NAME, budget, ranks, smaller, target, kinds)
-    groups = find_groups(model.graph, ("Conv",), exclude, opset)
     shapes = concrete_shapes(model, next(iter(samples), None))
+    groups = find_groups(model.graph, ("Conv",), exclude, opset, shapes)
     feeds = [] if samples.synthetic else choose_feeds(model, samples, shapes)
     step = max(1, target.channel_block // 4) if smaller else target.channel_block
     found = _look(model, groups, feeds, whole=kinds != ("channel",))
@@ -85,7 +85,10 @@ def factorize_conv(
         if seen is None:
             leave(group[0].node, "its output is empty or not finite")
             continue
-        sites.append(convolution_site(group, seen, shapes, kinds, step, smaller=smaller))
+        if not asked.concerns(label(group[0].node)):
+            continue
+        tried = kinds if ranks is None else ()
+        sites.append(convolution_site(group, seen, shapes, tried, step, smaller=smaller))
     chosen = choose(model, sites, asked)
     return write(model, original, samples, chosen, opset, repair=repair)
 

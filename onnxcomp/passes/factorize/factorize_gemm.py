@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import concrete_shapes
+from onnxcomp.graph import label
 from onnxcomp.linear.layers import Layer
 from onnxcomp.passes.factorize._budget import check_choice, read_budget
 from onnxcomp.passes.factorize._embeddings import find_embeddings
@@ -49,9 +50,10 @@ def factorize_gemm(
     W x of Gemm and MatMul, W [N, K], becomes U (U^T W) x: r (K + N) numbers and multiplications in
     the place of N K. U [N, r] are the directions in which the outputs vary most over the samples,
     the eigenvectors of their covariance; what the mean loses goes into the bias, mean - U U^T mean,
-    so that the error is the sum of the other eigenvalues, the least there is. Random samples, or
-    `method` "weights", take the singular vectors of W. Source: Zhang et al., 2016 (arXiv
-    1505.06798). `repair` then fits the second of each pair to the original's outputs.
+    so that the error is the sum of the other eigenvalues, the least there is. `method` "weights"
+    takes the singular vectors of W, as do random samples and a bias that is no constant vector.
+    Source: Zhang et al., 2016 (arXiv 1505.06798). `repair` then fits the second of each pair to the
+    original's outputs by least squares.
 
     One budget: `energy`, the share of each layer's output energy that stays (0.99 where none is
     given); `ratio`, the share of MACs that goes of all layers in reach; `params`, the most numbers
@@ -63,7 +65,8 @@ def factorize_gemm(
     N K / (N + K). On the target itself a pair is kept where it is measured to be faster, each layer
     by itself; `smaller` takes what has fewer numbers, faster or not. `embeddings` writes tables of
     Gather too, by their singular vectors: smaller, but slower. `ranks` gives ranks by node, and
-    nothing else changes. `exclude` names nodes to leave: globs, separated by commas.
+    nothing else changes. `exclude` names nodes to leave: globs, separated by commas. Raises
+    `ContractError` when the budget is out of reach.
 
     Left alone where the weight is not a float32 constant or also used in another way, where layers
     follow each other without an activation (they are a pair), and where no such rank keeps enough.
@@ -73,9 +76,9 @@ def factorize_gemm(
     if ranks is None and budget.is_nothing:
         return 0
     asked = Asked(NAME, budget, ranks, smaller, target, (KIND,))
-    groups = find_groups(model.graph, ("Gemm", "MatMul"), exclude, opset)
     step = max(1, target.channel_block // 4) if smaller else target.channel_block
     shapes = concrete_shapes(model, next(iter(samples), None))
+    groups = find_groups(model.graph, ("Gemm", "MatMul"), exclude, opset, shapes)
     seen: dict[Wanted, Split] = {}
     if method == "outputs" or (method == "auto" and not samples.synthetic):
         wanted = [_wanted(layer) for group in groups for layer in group]
@@ -85,6 +88,8 @@ def factorize_gemm(
         splits = [seen[_wanted(layer)] for layer in group] if seen else []
         if any(not split.fit.count for split in splits):
             leave(group[0].node, "its output is empty or not finite")
+            continue
+        if not asked.concerns(label(group[0].node)):
             continue
         sites.append(product_site(group, splits, shapes, step, smaller=smaller))
     if embeddings:
