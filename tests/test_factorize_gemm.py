@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ import onnxcomp
 from case_pages import parse
 from int8_nets import normal_feeds, run_pass, set_weight, weight
 from onnxcomp.calibration.samples import open_samples, split
+from onnxcomp.cli import cli
 from onnxcomp.cost import measure
 from onnxcomp.edits import add_constant, sweep
 from onnxcomp.errors import ContractError, RecipeError, UsageError
@@ -483,6 +486,17 @@ def test_svd_edits_a_recipe() -> None:
     )
     with pytest.raises(UsageError, match="svd is the share"):
         onnxcomp.optimize(net(), svd=2.0)
+
+
+def test_svd_on_the_command_line() -> None:
+    options = ["--recipe", "none", "--svd", "0.9", "--exclude", "Gemm*", "--print-recipe"]
+    answer = CliRunner().invoke(cli, ["optimize", "model.onnx", *options])
+    assert answer.exit_code == 0, answer.output
+    steps = tomllib.loads(answer.output)["step"]
+    assert steps == [
+        {"pass": "factorize-conv", "energy": 0.9},
+        {"pass": "factorize-gemm", "energy": 0.9},
+    ]
 
 
 def settled_bytes(model: ir.Model, **options: object) -> tuple[bytes, Recipe, Outcome | None]:

@@ -21,7 +21,7 @@ from onnxcomp.passes.factorize._forms import (
     ranks_below,
 )
 from onnxcomp.passes.factorize._kernel import Kernel, Seen, by_input
-from onnxcomp.passes.factorize._principal import of_weight
+from onnxcomp.passes.factorize._principal import of_columns
 from onnxcomp.passes.factorize._products import against_plain, means_of, shifts_for
 
 KINDS = ("channel", "spatial", "tucker")
@@ -129,8 +129,7 @@ def _spatial(kernel: Kernel, ranks: tuple[int, ...]) -> Form | None:
     out, into, tall, wide = kernel.weight.shape
     if rank > min(into * tall, out * wide):
         return None
-    unfolded = kernel.rooted.transpose(1, 2, 0, 3).reshape(into * tall, out * wide)
-    left, values, right = np.linalg.svd(unfolded, full_matrices=False)
+    left, values, right = kernel.halves
     scale = np.sqrt(values[:rank])
     first = (left[:, :rank] * scale).reshape(into, tall, rank)
     first = np.tensordot(kernel.seen.inverse, first, (1, 0)).transpose(2, 0, 1)
@@ -160,10 +159,7 @@ def _tucker(kernel: Kernel, ranks: tuple[int, ...]) -> Form | None:
         return None
     basis = kernel.spectrum.basis[:, :outer]
     narrow = np.tensordot(basis, kernel.rooted, (0, 0))  # [rank, in, *k]
-    unfolded = by_input(narrow)  # [rank * k, in]
-    directions = of_weight(unfolded.T).basis[:, :inner]
-    if directions.shape[1] < inner:
-        return None
+    directions = of_columns(by_input(narrow)).basis[:, :inner]
     down = directions.T @ kernel.seen.inverse
     core = np.moveaxis(np.tensordot(narrow, directions, (1, 0)), -1, 1)
     wide = np.moveaxis(np.tensordot(core, down, (1, 0)), -1, 1)

@@ -13,7 +13,7 @@ from onnxcomp.edits import add_constant, take_over
 from onnxcomp.graph import Array, array, is_op, label, tensor
 from onnxcomp.linear.layers import Layer
 from onnxcomp.passes.factorize._forms import Chain, Form, Part, Site, cheaper, ranks_below
-from onnxcomp.passes.factorize._principal import Spectrum
+from onnxcomp.passes.factorize._principal import Spectrum, of_columns
 from onnxcomp.passes.factorize._products import KIND
 from onnxcomp.registry import leave
 
@@ -49,7 +49,7 @@ def _site(
     data = array(value)
     assert data is not None
     table = data.astype(np.float64)
-    spectrum = _of_rows(table)
+    spectrum = of_columns(table)
     words, width = table.shape
     positions = sum(int(np.prod(shapes.get(node.outputs[0], (1,))[:-1])) for node in nodes)
 
@@ -65,15 +65,6 @@ def _site(
     forms = cheaper([form for form in found if form is not None], 0, table.size, smaller=True)
     layers = tuple(Layer(node, 1, width, words) for node in nodes)
     return Site(layers, 0, table.size, (), forms, form_of)
-
-
-def _of_rows(table: Array) -> Spectrum:
-    """Return the principal directions of a table's rows [words, width], all rows alike."""
-    values, basis = np.linalg.eigh(table.T @ table)
-    values = np.maximum(values[::-1], 0.0)
-    tails = np.concatenate([np.cumsum(values[::-1])[::-1], [0.0]])
-    errors = tails / max(float(tails[0]), 1e-300)
-    return Spectrum(basis[:, ::-1], errors, errors)
 
 
 def _chain(table: Array, spectrum: Spectrum, rank: int, nodes: Sequence[ir.Node]) -> Chain:

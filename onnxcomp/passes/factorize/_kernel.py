@@ -14,7 +14,7 @@ from onnxcomp.cost import Dims
 from onnxcomp.graph import Array
 from onnxcomp.linear.layers import Layer
 from onnxcomp.passes.factorize._moments import Split
-from onnxcomp.passes.factorize._principal import Spectrum, of_outputs, of_weight
+from onnxcomp.passes.factorize._principal import Spectrum, of_columns, of_outputs, of_weight
 from onnxcomp.passes.factorize._rewrite import can_shift
 
 
@@ -73,7 +73,15 @@ class Kernel:
     @cached_property
     def inputs(self) -> Spectrum:
         """The input channels that count most for what is made."""
-        return of_weight(by_input(self.rooted).T)
+        return of_columns(by_input(self.rooted))
+
+    @cached_property
+    def halves(self) -> tuple[Array, Array, Array]:
+        """The singular vectors and values of the rooted kernel as [in * kh, out * kw]."""
+        out, into, tall, wide = self.rooted.shape
+        unfolded = self.rooted.transpose(1, 2, 0, 3).reshape(into * tall, out * wide)
+        left, values, right = np.linalg.svd(unfolded, full_matrices=False)
+        return left, values, right
 
     # ------------------------------------------------------------ positions
     def outputs_of(self, layer: Layer) -> Dims:

@@ -62,6 +62,13 @@ def of_weight(weight: Array) -> Spectrum:
     return Spectrum(_signed(basis), errors, errors)
 
 
+def of_columns(matrix: Array) -> Spectrum:
+    """Return the right singular vectors of a tall matrix, by way of its Gram matrix."""
+    basis, values = _eigen(matrix.T @ matrix)
+    errors = _tails(values)
+    return Spectrum(basis, errors, errors)
+
+
 def energy_without(basis: Array, rank: int, scatter: Array) -> float:
     """Return the share of a scatter's energy that the first directions of a basis leave out."""
     kept = basis[:, :rank]
