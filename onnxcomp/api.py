@@ -22,7 +22,7 @@ from onnxcomp.inputs import Given
 from onnxcomp.inspecting import Summary, inspect
 from onnxcomp.model_io import ModelSource, load_model
 from onnxcomp.pipeline import run_lossless
-from onnxcomp.recipe import Recipe, Step, check_recipe, with_passes
+from onnxcomp.recipe import Recipe, Step, check_recipe, with_low_rank, with_passes
 from onnxcomp.recipe_file import load_recipe
 from onnxcomp.run import Result, Say, run_recipe
 from onnxcomp.runtime import input_specs
@@ -57,6 +57,7 @@ def make_recipe(
     recipe: str | os.PathLike[str] | Recipe | None = None,
     *,
     int8: bool = False,
+    svd: float | None = None,
     schemes: Sequence[str] = (),
     prune: float | None = None,
     prune_pattern: str | None = None,
@@ -73,8 +74,9 @@ def make_recipe(
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
     `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights,
-    `prune_channels` one that removes this share of the MACs. Raises `RecipeError` or `UsageError`
-    for what does not exist.
+    `prune_channels` one that removes this share of the MACs, `svd` those that write layers of low
+    rank which keep this share of their output's energy. Raises `RecipeError` or `UsageError` for
+    what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -87,12 +89,9 @@ def make_recipe(
     if schemes:
         found = replace(found, schemes=make_schemes(schemes))
     found = with_passes(found, select, skip)
-    asked = {
-        "prune-channels": make_prune_channels(prune_channels),
-        "prune-weights": make_prune(prune, prune_pattern),
-    }
-    added = [Step(name, options) for name, options in asked.items() if options is not None]
-    found = replace(found, steps=(*found.steps, *added))
+    found = _with_step(found, "prune-channels", make_prune_channels(prune_channels))
+    found = found if svd is None else with_low_rank(found, svd)
+    found = _with_step(found, "prune-weights", make_prune(prune, prune_pattern))
     if exclude:
         found = replace(found, exclude=make_exclude(exclude))
     if shapes:
@@ -107,11 +106,19 @@ def make_recipe(
     return found
 
 
+def _with_step(recipe: Recipe, name: str, options: Mapping[str, object] | None) -> Recipe:
+    """Return a recipe with a further step, if there are options for it."""
+    if options is None:
+        return recipe
+    return replace(recipe, steps=(*recipe.steps, Step(name, options)))
+
+
 def optimize(
     model: ModelSource,
     *,
     recipe: str | os.PathLike[str] | Recipe | None = None,
     int8: bool = False,
+    svd: float | None = None,
     schemes: Sequence[str] = (),
     prune: float | None = None,
     prune_pattern: str | None = None,
@@ -154,13 +161,15 @@ def optimize(
     open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
     candidates to try (all), `exclude` globs of nodes to leave float. `prune` is the share of the
     weights to zero, `prune_pattern` what goes together (see prune-weights), `prune_channels` the
-    share of MACs to remove with whole channels. Where such a share breaks the budget, the most that
-    was found to keep it is taken. What falls short of
+    share of MACs to remove with whole channels; `svd` writes layers as smaller ones of low rank
+    that keep this share of their output's energy. Where one of these breaks the budget, the most
+    that was found to keep it is taken. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
         recipe,
         int8=int8,
+        svd=svd,
         schemes=schemes,
         prune=prune,
         prune_pattern=prune_pattern,

@@ -141,9 +141,16 @@ def _judge(done: Done, before: Done, context: Context, *, timed: bool = True) ->
     stage("judging the result")
     done.evidence = (judge if timed else judge_answers)(context.yardstick, done.model)
     done.problems = done.evidence.problems
-    if timed and not done.problems and any(find_pass(step.name).for_speed for step in changed):
+    names = {step.name for step in changed}
+    ran = [step for step in done.ran[len(before.ran) :] if find_pass(step.name).name in names]
+    if timed and not done.problems and any(_is_for_speed(step) for step in ran):
         done.problems = _slowness(done, before, context)
     return done.problems
+
+
+def _is_for_speed(step: Step) -> bool:
+    """Say whether a step has to make the model faster: what is asked to be smaller has not."""
+    return find_pass(step.name).for_speed and not step.options.get("smaller", False)
 
 
 def _slowness(done: Done, before: Done, context: Context) -> tuple[str, ...]:

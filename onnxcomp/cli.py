@@ -18,6 +18,7 @@ from onnxcomp.cli_options import (
     SCHEME,
     SHAPE,
     SORTS,
+    SVD,
     TENSORRT,
     THREADS,
     calibration_options,
@@ -61,6 +62,7 @@ def main() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.opt.onnx.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="lossless (default), int8, or a file.")
 @click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
+@click.option("--svd", type=float, metavar="ENERGY", help=SVD)
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
 @prune_options
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")

@@ -16,6 +16,7 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 SHAPE = "Fix an input's shape: NAME:1,3,224,224, _ keeps a dim (repeatable)."
 SCHEME = "int8: only static, static+dynamic, conv+dynamic, dynamic or weights (repeatable)."
+SVD = "Low-rank layers that keep this share of their output's energy, as 0.95."
 SAVE_RECIPE = "Write the recipe that repeats this run, decisions included."
 TENSORRT = "Write a TensorRT calibration cache too."
 THREADS = click.option(

@@ -84,6 +84,8 @@ LOSSLESS = (
     "fuse-consecutive-gemms",
     "deduplicate-transposed-initializers",
 )
+# The passes behind --svd.
+LOW_RANK = ("factorize-conv", "factorize-gemm")
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "lossless": LOSSLESS,
     "int8": LOSSLESS,

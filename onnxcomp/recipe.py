@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from onnxcomp.calibration.methods import METHODS
 from onnxcomp.calibration.preprocess import Preprocess
 from onnxcomp.errors import UsageError
-from onnxcomp.presets import LOSSLESS
+from onnxcomp.presets import LOSSLESS, LOW_RANK
 from onnxcomp.registry import find_pass
 from onnxcomp.settings import Shape, bytes_of
 from onnxcomp.targets import NAMES, detect
 
+# Options of the passes of low rank that say how far they go.
+_BUDGETS = frozenset({"energy", "ratio", "params", "rank", "ranks"})
 _PLACES = {name: place for place, name in enumerate(LOSSLESS)}
 
 
@@ -182,3 +184,24 @@ def with_passes(recipe: Recipe, select: Sequence[str] = (), skip: Sequence[str] 
         else:
             raise UsageError(f"cannot skip {canonical}: the recipe does not run it")
     return replace(recipe, steps=tuple(steps), skip=tuple(dict.fromkeys(skipped)))
+
+
+def with_low_rank(recipe: Recipe, energy: float) -> Recipe:
+    """Return a recipe with the passes of low rank, which keep this share of a layer's energy.
+
+    Those that are there keep their other options but the budget, the others come last. Raises
+    `UsageError` for a share that is none.
+    """
+    if not 0 < energy <= 1:
+        raise UsageError(f"svd is the share of energy to keep, above 0 and up to 1, got {energy}")
+    steps = list(recipe.steps)
+    present = {step.name.replace("_", "-"): place for place, step in enumerate(steps)}
+    for name in LOW_RANK:
+        place = present.get(name)
+        if place is None:
+            steps.append(Step(name, {"energy": energy}))
+            continue
+        own = steps[place].options.items()
+        kept = {key: value for key, value in own if key not in _BUDGETS}
+        steps[place] = Step(steps[place].name, {**kept, "energy": energy})
+    return replace(recipe, steps=tuple(steps))

@@ -145,7 +145,8 @@ def register(
     which it finds nothing, so that it need not run. What `keeps_ranges` changes values so little
     that the ranges of those before stand: they are found before it runs. `strengths` are options
     that say how much it does, each with the value at which it does nothing: where the result breaks
-    the budget, less is tried. A pass that is `for_speed` is dropped where its result is not faster.
+    the budget, less is tried. A pass that is `for_speed` is dropped where its result is not faster,
+    unless its option `smaller` says that size alone counts.
     """
 
     def decorate(function: PassFunction) -> PassFunction:

@@ -85,7 +85,7 @@ def check_text(reference: Reference) -> ir.Model:
     assert sites == case.sites, f"{sites} sites; where that is right, write `sites: {sites}`"
     if sites and found.ops:  # without one of these the pipeline does not run the pass
         assert found.ops & {node.op_type for node in all_nodes(before)}
-    assert apply(found, model.clone(), case.options, needs).sites == 0
+    assert apply(found, model.clone(), case.options, needs_of(found, model)).sites == 0
     if reference.among is not None:  # nor does it stop at a place that it leaves
         among, least = reference.among
         among_needs = needs_of(found, among)

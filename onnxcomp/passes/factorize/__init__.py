@@ -1,0 +1,1 @@
+"""Passes that put two or three small layers in the place of a large one: low rank."""
