@@ -22,20 +22,14 @@ def constants(model: ir.Model) -> Iterator[ir.Value]:
 class Site:
     """A weight that its readers multiply with, as a matrix whose columns are summed over.
 
-    `across` says that the first axis of the weight is summed over, so that the matrix is its
-    transpose.
+    `weight` is the numbers, which may lie in a file. `across` says that its first axis is summed
+    over, so that the matrix is its transpose.
     """
 
     value: ir.Value
+    weight: ir.TensorProtocol
     readers: tuple[ir.Node, ...]
     across: bool
-
-    @property
-    def weight(self) -> ir.TensorProtocol:
-        """The numbers, which may lie in a file."""
-        found = tensor(self.value)
-        assert found is not None
-        return found
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,7 +74,7 @@ def as_site(value: ir.Value, ops: frozenset[str]) -> Site | None:
     if None in across or len(across) != 1:
         return None
     readers = tuple(dict.fromkeys(use.node for use in value.uses()))
-    return Site(value, readers, bool(across.pop()))
+    return Site(value, found, readers, bool(across.pop()))
 
 
 def _is_across(node: ir.Node, index: int, rank: int, ops: frozenset[str]) -> bool | None:

@@ -48,7 +48,7 @@ def quantize_blocks(
     *,
     bits: int = 4,
     block: int = 32,
-    symmetric: bool = True,
+    symmetric: bool = False,
     form: str = "auto",
     rounding: str = "auto",
     ops: str = "Conv,Gemm,MatMul,Gather",
@@ -59,8 +59,9 @@ def quantize_blocks(
     """Store weights in 4 (or 8) bits, with a scale for each block of a row: an eighth of the bytes.
 
     A row of the weight, what one output is the product with, is cut into blocks of 32 (16 to 256).
-    Of a block, w = scale * (q - zero) with q in `bits` bits; without `symmetric` each block has a
-    zero point of its own, else there is none. At 4 bits and 32 to a block a weight takes 5 bits.
+    Of a block, w = scale * (q - zero) with q in `bits` bits and a zero point of its own; where it
+    is `symmetric`, and for TensorRT, there is none. At 4 bits and 32 to a block a weight takes 5
+    bits, an eighth of a bit more with zero points.
 
     `form` is how this is written. `folded`: Cast, Mul and Reshape, which ONNX Runtime computes
     once, at load; then the float kernels run, and memory is that of floats. `nbits`: MatMulNBits,
@@ -92,7 +93,7 @@ def quantize_blocks(
     sites = [site for site in _sites(model, wanted, least) if not _refused(site, globs)]
     if not sites:
         return 0
-    fmt = BlockFormat(bits, block, symmetric)
+    fmt = BlockFormat(bits, block, symmetric or target.explicit)
     form = _form(form, model, sites, samples, target, fmt)
     formats = {site: _format(site, fmt, form) for site in sites}
     sites = [site for site in sites if _is_small(site, formats[site])]
