@@ -34,6 +34,7 @@ from onnxcomp.settings import (
     make_prune_channels,
     make_schemes,
     make_shapes,
+    make_weights,
 )
 from onnxcomp.stages import Progress
 
@@ -61,6 +62,8 @@ def make_recipe(
     prune: float | None = None,
     prune_pattern: str | None = None,
     prune_channels: float | None = None,
+    weights: str | None = None,
+    fp16: bool = False,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -73,8 +76,8 @@ def make_recipe(
 
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
     `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights,
-    `prune_channels` one that removes this share of the MACs. Raises `RecipeError` or `UsageError`
-    for what does not exist.
+    `prune_channels` one that removes this share of the MACs; `weights` and `fp16` add those that
+    store weights in fewer bits. Raises `RecipeError` or `UsageError` for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -92,6 +95,7 @@ def make_recipe(
         "prune-weights": make_prune(prune, prune_pattern),
     }
     added = [Step(name, options) for name, options in asked.items() if options is not None]
+    added += [Step(name, options) for name, options in make_weights(weights, fp16=fp16)]
     found = replace(found, steps=(*found.steps, *added))
     if exclude:
         found = replace(found, exclude=make_exclude(exclude))
@@ -116,6 +120,8 @@ def optimize(
     prune: float | None = None,
     prune_pattern: str | None = None,
     prune_channels: float | None = None,
+    weights: str | None = None,
+    fp16: bool = False,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -154,8 +160,9 @@ def optimize(
     open), `outputs` keeps only these, `opset` converts the operator set. `schemes` are the int8
     candidates to try (all), `exclude` globs of nodes to leave float. `prune` is the share of the
     weights to zero, `prune_pattern` what goes together (see prune-weights), `prune_channels` the
-    share of MACs to remove with whole channels. Where such a share breaks the budget, the most that
-    was found to keep it is taken. What falls short of
+    share of MACs to remove with whole channels. `weights` stores them in fewer bits: `int8`,
+    `int4`, `codebook`, `fp16` or `bf16`; `fp16` is short for that. Where such a share, or so few
+    bits, break the budget, the most that was found to keep it is taken. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
@@ -165,6 +172,8 @@ def optimize(
         prune=prune,
         prune_pattern=prune_pattern,
         prune_channels=prune_channels,
+        weights=weights,
+        fp16=fp16,
         select=select,
         skip=skip,
         exclude=exclude,

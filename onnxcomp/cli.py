@@ -23,6 +23,7 @@ from onnxcomp.cli_options import (
     calibration_options,
     data_options,
     prune_options,
+    weights_options,
 )
 from onnxcomp.cli_talk import SafeGroup, progress, speaker
 from onnxcomp.targets import NAMES
@@ -63,6 +64,7 @@ def main() -> None:
 @click.option("--int8", is_flag=True, help="Quantize to 8-bit integers.")
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
 @prune_options
+@weights_options
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")

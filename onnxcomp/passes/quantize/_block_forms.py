@@ -12,7 +12,7 @@ from onnxcomp.edits import add_constant, add_tensor, node_like, replace
 from onnxcomp.graph import Array, is_op
 from onnxcomp.passes.quantize._block_grid import padded
 from onnxcomp.passes.quantize._blocks import Blocks, row_slices
-from onnxcomp.passes.quantize._constants import Site, insert_first
+from onnxcomp.passes.quantize._constants import Site, insert_first, packed
 from onnxcomp.passes.quantize._naming import fresh_name
 
 FLOAT = ir.DataType.FLOAT
@@ -71,10 +71,7 @@ def _tensor(
         numbers = (steps.astype(np.int16) - middle).astype(dtype.numpy())
         return ir.Tensor(numbers.reshape(shape), name=name)
     # What is less by the middle has the other highest bit, in two's complement.
-    flat = steps.reshape(-1) ^ np.uint8(middle)
-    pairs = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
-    packed = pairs[0::2] | (pairs[1::2] << 4)
-    return ir.PackedTensor(packed.astype(np.uint8), dtype, shape=shape, name=name)
+    return packed(steps ^ np.uint8(middle), dtype, shape, name)
 
 
 # ---------------------------------------------------------------- folded at load

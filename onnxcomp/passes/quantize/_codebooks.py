@@ -63,7 +63,7 @@ def find_codebook(kind: str, found: Histogram, size: int) -> Array:
 
 
 def codes_of(weight: Array, codebook: Array) -> Array:
-    """Return for each number the index of the nearest value, uint8; exact zeros stay zero."""
+    """Return for each number the index of the nearest value, uint8."""
     edges = (codebook[1:] + codebook[:-1]) / 2
     return np.searchsorted(edges, weight).astype(np.uint8)
 

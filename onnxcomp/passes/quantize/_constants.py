@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.graph import Array, is_op, tensor
+from onnxcomp.registry import leave
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 def constants(model: ir.Model) -> Iterator[ir.Value]:
@@ -59,10 +62,26 @@ class Site:
     @property
     def graph(self) -> ir.Graph:
         """The graph that the weight belongs to."""
-        producer = self.value.producer()
-        found = self.value.graph if producer is None else producer.graph
-        assert isinstance(found, ir.Graph)
-        return found
+        return owner(self.value)
+
+
+def owner(value: ir.Value) -> ir.Graph:
+    """Return the graph that a constant belongs to."""
+    producer = value.producer()
+    found = value.graph if producer is None else producer.graph
+    assert isinstance(found, ir.Graph)
+    return found
+
+
+def find_sites(model: ir.Model, ops: frozenset[str], least: int) -> Iterator[Site]:
+    """Yield the weights of these operators that have so many elements, of any float type."""
+    for value in constants(model):
+        found = tensor(value)
+        if found is None or found.size < least or found.dtype not in FLOATS:
+            continue
+        site = as_site(value, ops)
+        if site is not None:
+            yield site
 
 
 def as_site(value: ir.Value, ops: frozenset[str]) -> Site | None:
@@ -95,3 +114,31 @@ def _is_across(node: ir.Node, index: int, rank: int, ops: frozenset[str]) -> boo
 def insert_first(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     """Put nodes that read constants alone in front of all others."""
     graph.insert_before(graph[0], nodes) if len(graph) else graph.extend(nodes)
+
+
+def left(site: Site, reason: str) -> bool:
+    """Say whether there is a reason to leave a weight alone, which its readers hear."""
+    for node in site.readers if reason else ():
+        leave(node, reason)
+    return bool(reason)
+
+
+def mildest(sqnrs: Mapping[Site, float], ratio: float) -> set[Site]:
+    """Return the weights with the largest ratios, with this share of the bytes of all."""
+    total, size = sum(site.weight.nbytes for site in sqnrs), 0
+    kept = set()
+    for site in sorted(sqnrs, key=lambda each: -sqnrs[each]):
+        size += site.weight.nbytes
+        if not left(site, "" if size <= ratio * total else f"more than {ratio:.0%} of the bytes"):
+            kept.add(site)
+    return kept
+
+
+def packed(
+    numbers: Array, dtype: ir.DataType, shape: tuple[int, ...], name: str
+) -> ir.TensorProtocol:
+    """Return uint8 numbers below 16 as a tensor of 4 bits: the first of two in the low nibble."""
+    flat = numbers.reshape(-1)
+    flat = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
+    pairs = (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)
+    return ir.PackedTensor(pairs, dtype, shape=shape, name=name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -11,16 +10,23 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import Array, opset_version, tensor
+from onnxcomp.graph import Array, opset_version
 from onnxcomp.linear.gram import Seen, look_at
 from onnxcomp.linear.layers import Layer, decibels, find_layers, has_known_pads, is_shared
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._blocks import row_slices
 from onnxcomp.passes.quantize._codebooks import KINDS, codes_of, find_codebook, histogram
-from onnxcomp.passes.quantize._constants import Site, as_site, constants, insert_first
+from onnxcomp.passes.quantize._constants import (
+    Site,
+    find_sites,
+    insert_first,
+    left,
+    mildest,
+    packed,
+)
 from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import fresh_name, used_names
-from onnxcomp.registry import Effect, leave, measured, register
+from onnxcomp.registry import Effect, measured, register
 
 OPS = ("Conv", "Gemm", "MatMul", "Gather")
 # Codes of 4 bits exist from here on; an older model has bytes, which ONNX Runtime gathers by.
@@ -71,10 +77,11 @@ def cluster_weights(
     globs = read_globs(model, exclude, "cluster-weights")
     found = {
         site: plain
-        for site in _sites(model, least)
+        for site in find_sites(model, frozenset(OPS), least)
         if (plain := _plain_codebook(site, globs, codebook, values)) is not None
     }
-    found = _mildest(found, ratio)
+    kept = mildest({site: _sqnr(site, book) for site, book in found.items()}, ratio)
+    found = {site: book for site, book in found.items() if site in kept}
     if not found:
         return 0
     _weigh(model, found, samples, codebook, values)
@@ -99,19 +106,6 @@ def _check(codebook: str, values: int, ratio: float) -> None:
         raise UsageError(f"cluster-weights: ratio is a share from 0 to 1, got {ratio}")
 
 
-def _sites(model: ir.Model, least: int) -> Iterator[Site]:
-    for value in constants(model):
-        found = tensor(value)
-        if found is None or found.size < least or found.dtype not in _FLOATS:
-            continue
-        site = as_site(value, frozenset(OPS))
-        if site is not None:
-            yield site
-
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-
-
 def _plain_codebook(site: Site, globs: list[str], kind: str, values: int) -> Array | None:
     """Return the codebook of a weight, each number counting alike; None where it is left alone."""
     book, reason = None, ""
@@ -128,9 +122,7 @@ def _plain_codebook(site: Site, globs: list[str], kind: str, values: int) -> Arr
             reason = "its weight is all zero"
         elif sqnr < (LEAST_SQNR_OF_FEW if kind in FEW else LEAST_SQNR):
             reason = f"its weight would keep only {sqnr:.1f} dB"
-    for node in site.readers if reason else ():
-        leave(node, reason)
-    return None if reason else book
+    return None if left(site, reason) else book
 
 
 def _sqnr(site: Site, book: Array) -> float:
@@ -144,21 +136,6 @@ def _sqnr(site: Site, book: Array) -> float:
     if signal == 0:
         return -math.inf
     return decibels(signal, noise)
-
-
-def _mildest(found: Mapping[Site, Array], ratio: float) -> dict[Site, Array]:
-    if ratio == 1:
-        return dict(found)
-    total, size = sum(site.weight.nbytes for site in found), 0
-    kept = set()
-    for site in sorted(found, key=lambda each: -_sqnr(each, found[each])):
-        size += site.weight.nbytes
-        if size <= ratio * total:
-            kept.add(site)
-            continue
-        for node in site.readers:
-            leave(node, f"more than {ratio:.0%} of the weights' bytes")
-    return {site: book for site, book in found.items() if site in kept}
 
 
 # ---------------------------------------------------------------- what inputs say
@@ -232,7 +209,4 @@ def _codes(site: Site, book: Array, dtype: ir.DataType, name: str) -> ir.TensorP
         view[rows] = codes_of(site.matrix[rows], book)
     if dtype == ir.DataType.UINT8:
         return ir.Tensor(codes, name=name)
-    flat = codes.reshape(-1)
-    flat = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
-    packed = (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)
-    return ir.PackedTensor(packed, dtype, shape=site.shape, name=name)
+    return packed(codes, dtype, site.shape, name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import opset_version, tensor
+from onnxcomp.graph import opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._block_choice import nbits_is_faster
 from onnxcomp.passes.quantize._block_forms import (
@@ -22,10 +22,10 @@ from onnxcomp.passes.quantize._block_forms import (
 from onnxcomp.passes.quantize._block_grid import BlockFormat
 from onnxcomp.passes.quantize._block_rounding import nearest_sqnr, round_sites
 from onnxcomp.passes.quantize._blocks import Blocks, blocks_sqnr
-from onnxcomp.passes.quantize._constants import Site, as_site, constants
+from onnxcomp.passes.quantize._constants import Site, find_sites, left, mildest
 from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import used_names
-from onnxcomp.registry import Effect, leave, register, settle
+from onnxcomp.registry import Effect, register, settle
 from onnxcomp.targets import Target
 
 OPS = ("Conv", "Gemm", "MatMul", "Gather")
@@ -90,14 +90,16 @@ def quantize_blocks(
     _check(bits, block, form, rounding, ratio)
     globs, names = read_globs(model, exclude, "quantize-blocks"), ops.split(",")
     wanted = frozenset(name.strip() for name in names)
-    sites = [site for site in _sites(model, wanted, least) if not _refused(site, globs)]
+    sites = [site for site in find_sites(model, wanted, least) if not _refused(site, globs)]
     if not sites:
         return 0
     fmt = BlockFormat(bits, block, symmetric or target.explicit)
     form = _form(form, model, sites, samples, target, fmt)
     formats = {site: _format(site, fmt, form) for site in sites}
     sites = [site for site in sites if _is_small(site, formats[site])]
-    sites = _mildest(sites, formats, ratio)
+    if ratio < 1:
+        kept = mildest({site: nearest_sqnr(site, formats[site]) for site in sites}, ratio)
+        sites = [site for site in sites if site in kept]
     if any(_needs_opset(site, bits, form) for site in sites) and not raise_opset(model, OPSET):
         sites = [site for site in sites if not _is_too_old(model, site, bits, form)]
     used, changed = used_names(model), 0
@@ -131,39 +133,20 @@ def _check(bits: int, block: int, form: str, rounding: str, ratio: float) -> Non
 
 
 # ---------------------------------------------------------------- which weights
-def _sites(model: ir.Model, ops: frozenset[str], least: int) -> Iterator[Site]:
-    for value in constants(model):
-        found = tensor(value)
-        if found is None or found.size < least or found.dtype not in _FLOATS:
-            continue
-        site = as_site(value, ops)
-        if site is not None:
-            yield site
-
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-
-
 def _refused(site: Site, globs: Sequence[str]) -> bool:
     reason = ""
     if site.weight.dtype != ir.DataType.FLOAT:
         reason = f"its weight is {site.weight.dtype.name.lower()}, not float32"
     elif any(is_excluded(node, globs) for node in site.readers):
         reason = "excluded"
-    return _left(site, reason)
-
-
-def _left(site: Site, reason: str) -> bool:
-    for node in site.readers if reason else ():
-        leave(node, reason)
-    return bool(reason)
+    return left(site, reason)
 
 
 def _is_small(site: Site, fmt: BlockFormat) -> bool:
     count = site.rows * fmt.blocks(site.columns)
     stored = count * (fmt.block * fmt.bits / 8 + 4 + (0 if fmt.symmetric else fmt.bits / 8))
     too_large = stored > LARGEST_SHARE * site.weight.nbytes
-    return not _left(site, "the scales of its weight would take too much" if too_large else "")
+    return not left(site, "the scales of its weight would take too much" if too_large else "")
 
 
 def _format(site: Site, fmt: BlockFormat, form: str) -> BlockFormat:
@@ -172,23 +155,6 @@ def _format(site: Site, fmt: BlockFormat, form: str) -> BlockFormat:
         return fmt
     block = min(fmt.block, site.columns)
     return BlockFormat(fmt.bits, block, fmt.symmetric, mirrored=form != "standard")
-
-
-def _mildest(
-    sites: Sequence[Site], formats: Mapping[Site, BlockFormat], ratio: float
-) -> list[Site]:
-    """Return the weights that rounding changes least, with this share of the bytes of all."""
-    if ratio == 1:
-        return list(sites)
-    total = sum(site.weight.nbytes for site in sites)
-    kept, size = set(), 0
-    for site in sorted(sites, key=lambda each: -nearest_sqnr(each, formats[each])):
-        size += site.weight.nbytes
-        if size > ratio * total:
-            _left(site, f"more than {ratio:.0%} of the weights' bytes")
-        else:
-            kept.add(site)
-    return [site for site in sites if site in kept]
 
 
 # ---------------------------------------------------------------- in which form
@@ -217,14 +183,14 @@ def _needs_opset(site: Site, bits: int, form: str) -> bool:
 
 def _is_too_old(model: ir.Model, site: Site, bits: int, form: str) -> bool:
     reason = f"opset {opset_version(model)} has no such weights; try --opset {OPSET}"
-    return _left(site, reason if _needs_opset(site, bits, form) else "")
+    return left(site, reason if _needs_opset(site, bits, form) else "")
 
 
 def _loses_too_much(site: Site, blocks: Blocks | None) -> bool:
     """Say whether a weight is to stay as it is, which its readers hear."""
     if blocks is None:
-        return _left(site, "its weight is not finite")
+        return left(site, "its weight is not finite")
     sqnr = blocks_sqnr(site.matrix, blocks)
     if sqnr == -np.inf:
-        return _left(site, "its weight is all zero")
-    return _left(site, "" if sqnr >= LEAST_SQNR else f"its weight would keep only {sqnr:.1f} dB")
+        return left(site, "its weight is all zero")
+    return left(site, "" if sqnr >= LEAST_SQNR else f"its weight would keep only {sqnr:.1f} dB")

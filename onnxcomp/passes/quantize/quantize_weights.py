@@ -56,7 +56,17 @@ def _is_worth_it(value: ir.Value, least: int) -> bool:
     found = tensor(value)
     if found is None or value.is_graph_output() or found.size < least or len(found.shape) < 2:
         return False
+    if all(_scales(use.node) for use in value.uses()):
+        return False
     return found.dtype == ir.DataType.FLOAT or found.dtype in FLOATS
+
+
+def _scales(node: ir.Node) -> bool:
+    """Say whether a node scales numbers that are stored in fewer bits already."""
+    if not is_op(node, "Mul", "DequantizeLinear"):
+        return node.op_type == "MatMulNBits"
+    steps = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node.op_type == "DequantizeLinear" or is_op(steps, "Cast", "Sub")
 
 
 def _store(value: ir.Value, globs: Sequence[str], used: set[str], opset: int) -> bool:
