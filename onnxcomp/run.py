@@ -47,7 +47,13 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 # What stores weights alone in fewer bits: int8 kernels are not its business.
-STORAGE = {"quantize-blocks", "cluster-weights", "convert-float16", "share-similar-weights"}
+STORAGE = {
+    "quantize-weights",
+    "quantize-blocks",
+    "cluster-weights",
+    "convert-float16",
+    "share-similar-weights",
+}
 # What leaves zeros of which the report speaks.
 PRUNING = "prune-weights"
 

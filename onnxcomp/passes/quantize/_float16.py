@@ -85,6 +85,13 @@ def problem_of(node: ir.Node, opset: int) -> str:
     return ""
 
 
+def is_half_cast(node: ir.Node) -> bool:
+    """Say whether a node is a Cast from or to float16, which stays what it is."""
+    if node.op_type != "Cast" or node.inputs[0] is None:
+        return False
+    return HALF in (node.inputs[0].dtype, node.attributes.get_int("to", 0))
+
+
 def takes_half(node: ir.Node, index: int, opset: int) -> bool:
     """Say whether this input of a node that computes in float16 is float16 too."""
     found = float_slots(node.op_type, "", opset)
@@ -142,7 +149,7 @@ def convert(graph: ir.Graph, kept: Collection[ir.Node], opset: int, used: set[st
             wanted = HALF if half and takes_half(node, index, opset) else FLOAT
             if value.dtype != wanted:
                 node.replace_input_with(index, editor.as_type(value, wanted))
-            touched |= half
+                touched |= half
         touched |= half and _retyped(node)
         if half:
             for output in node.outputs:

@@ -18,6 +18,7 @@ from onnxcomp.passes.quantize._float16 import (
     LARGEST,
     SMALLEST,
     convert,
+    is_half_cast,
     problem_of,
     sqnr_of,
     weight_problem,
@@ -138,6 +139,9 @@ def _compute(model: ir.Model, samples: Samples, globs: list[str]) -> int:
     opset, large = opset_version(model), _out_of_range(model, samples)
     kept = set()
     for node in model.graph:
+        if is_half_cast(node):
+            kept.add(node)
+            continue
         reason = "excluded" if is_excluded(node, globs) else problem_of(node, opset)
         reason = reason or _values_problem(node, large)
         if reason:
