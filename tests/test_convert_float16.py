@@ -27,8 +27,8 @@ from onnxcomp.targets import TARGETS
 PASS, SHARE = find_pass("convert-float16"), find_pass("share-similar-weights")
 MODELS = Path(__file__).resolve().parent.parent / "models"
 NET = """agraph (float[N, 3, 8, 8] x, int64[N] index) => (float[N, 4] y, float[N, 8] e)
-<float[4, 3, 3, 3] k, float[4] s, float[4] b, float[4] m, float[4] v, float[4] scales = {1, 1, 2, 2},
- float[9, 8] table>
+<float[4, 3, 3, 3] k, float[4] s, float[4] b, float[4] m, float[4] v,
+ float[4] scales = {1, 1, 2, 2}, float[9, 8] table, float two = {2}>
 {
     c = Conv (x, k)
     n = BatchNormalization (c, s, b, m, v)
@@ -38,7 +38,7 @@ NET = """agraph (float[N, 3, 8, 8] x, int64[N] index) => (float[N, 4] y, float[N
     g = GlobalAveragePool (p)
     y = Flatten (g)
     e = Gather (table, index)
-}""".replace("float[9, 8] table>", "float[9, 8] table, float two = {2}>")
+}"""
 
 
 def converted(text: str, **options: object) -> tuple[ir.Model, Outcome]:
