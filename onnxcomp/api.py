@@ -34,6 +34,7 @@ from onnxcomp.settings import (
     make_prune_channels,
     make_schemes,
     make_shapes,
+    make_weights,
 )
 from onnxcomp.stages import Progress
 
@@ -62,6 +63,8 @@ def make_recipe(
     prune: float | None = None,
     prune_pattern: str | None = None,
     prune_channels: float | None = None,
+    weights: str | None = None,
+    fp16: bool = False,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -75,8 +78,8 @@ def make_recipe(
     `recipe` is a preset's name, a TOML file, or a `Recipe`; the default is `lossless`, with
     `int8` the preset `int8`. `prune` adds a step that zeroes this share of the weights,
     `prune_channels` one that removes this share of the MACs, `svd` those that write layers of low
-    rank which keep this share of their output's energy. Raises `RecipeError` or `UsageError` for
-    what does not exist.
+    rank which keep this share of their output's energy; `weights` and `fp16` add those that store
+    weights in fewer bits. Raises `RecipeError` or `UsageError` for what does not exist.
     """
     if isinstance(recipe, Recipe):
         found = recipe
@@ -92,6 +95,8 @@ def make_recipe(
     found = _with_step(found, "prune-channels", make_prune_channels(prune_channels))
     found = found if svd is None else with_low_rank(found, svd)
     found = _with_step(found, "prune-weights", make_prune(prune, prune_pattern))
+    for name, options in make_weights(weights, fp16=fp16):
+        found = _with_step(found, name, options)
     if exclude:
         found = replace(found, exclude=make_exclude(exclude))
     if shapes:
@@ -123,6 +128,8 @@ def optimize(
     prune: float | None = None,
     prune_pattern: str | None = None,
     prune_channels: float | None = None,
+    weights: str | None = None,
+    fp16: bool = False,
     select: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -162,8 +169,9 @@ def optimize(
     candidates to try (all), `exclude` globs of nodes to leave float. `prune` is the share of the
     weights to zero, `prune_pattern` what goes together (see prune-weights), `prune_channels` the
     share of MACs to remove with whole channels; `svd` writes layers as smaller ones of low rank
-    that keep this share of their output's energy. Where one of these breaks the budget, the most
-    that was found to keep it is taken. What falls short of
+    that keep this share of their output's energy. `weights` stores them in fewer bits: `int8`,
+    `int4`, `codebook`, `fp16` or `bf16`; `fp16` is short for that. Where one of these breaks the
+    budget, the most that was found to keep it is taken. What falls short of
     `min_speedup` or `min_int8_macs` is in the report's `problems`. Raises `OnnxcompError`.
     """
     found = make_recipe(
@@ -174,6 +182,8 @@ def optimize(
         prune=prune,
         prune_pattern=prune_pattern,
         prune_channels=prune_channels,
+        weights=weights,
+        fp16=fp16,
         select=select,
         skip=skip,
         exclude=exclude,

@@ -24,6 +24,7 @@ from onnxcomp.cli_options import (
     calibration_options,
     data_options,
     prune_options,
+    weights_options,
 )
 from onnxcomp.cli_talk import SafeGroup, progress, speaker
 from onnxcomp.targets import NAMES
@@ -65,6 +66,7 @@ def main() -> None:
 @click.option("--svd", type=float, metavar="ENERGY", help=SVD)
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help=SCHEME)
 @prune_options
+@weights_options
 @click.option("--select", multiple=True, metavar="PASS", help="Run only this pass (repeatable).")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave this pass out (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Nodes to leave float.")

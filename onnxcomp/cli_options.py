@@ -10,6 +10,7 @@ import click
 
 from onnxcomp.calibration.methods import METHODS
 from onnxcomp.image_options import image_options
+from onnxcomp.settings import WEIGHTS
 
 SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
@@ -46,6 +47,16 @@ def prune_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--prune-channels", type=float, metavar="R", help=channels),
         click.option("--prune-pattern", metavar="NAME", help=pattern),
         click.option("--prune", type=float, metavar="R", help="Zero this share of the weights."),
+    ):
+        function = option(function)
+    return function
+
+
+def weights_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that store weights in fewer bits."""
+    for option in (
+        click.option("--fp16", is_flag=True, help="The same as --weights fp16."),
+        click.option("--weights", type=click.Choice(list(WEIGHTS)), help="Weights in fewer bits."),
     ):
         function = option(function)
     return function

@@ -157,7 +157,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.exclude and not recipe.is_lossy:
         raise UsageError(
             "exclude names nodes that lossy passes leave alone, and the recipe does not run any; "
-            "add --int8 or --prune"
+            "add --int8, --weights or --prune"
         )
     if recipe.max_drop is not None and recipe.max_drop < 0:
         raise UsageError(f"max-drop must not be negative, got {recipe.max_drop}")

@@ -35,6 +35,7 @@ from onnxcomp.model_io import (
 from onnxcomp.recipe import Recipe, as_settled
 from onnxcomp.registry import find_pass
 from onnxcomp.report import Report, Side, StepReport
+from onnxcomp.runtime import INLINE_LIMIT, weight_bytes
 from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stages import Progress, stage
 from onnxcomp.stepping import Context, Done
@@ -45,6 +46,14 @@ if TYPE_CHECKING:
     import onnx
 
 Say = Callable[[str], None]
+# What stores weights alone in fewer bits: int8 kernels are not its business.
+STORAGE = {
+    "quantize-weights",
+    "quantize-blocks",
+    "cluster-weights",
+    "convert-float16",
+    "share-similar-weights",
+}
 # What leaves zeros of which the report speaks.
 PRUNING = "prune-weights"
 
@@ -128,7 +137,8 @@ def _run(
     if choice is not None:
         done = choice.done
     evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
-    if evidence is None and inputs.budget is not None:
+    large = weight_bytes(asked.model) >= INLINE_LIMIT and not recipe.verify
+    if evidence is None and inputs.budget is not None and not large:
         evidence = judge(
             context.yardstick or Yardstick(asked.model, inputs.budget, file), done.model
         )
@@ -188,7 +198,8 @@ def _shortfalls(
 
 def _quantizes(recipe: Recipe) -> bool:
     """Say whether a recipe is about int8 at all."""
-    steps = any(find_pass(step.name).family == "quantize" for step in recipe.steps)
+    names = {find_pass(step.name).name for step in recipe.steps} - STORAGE
+    steps = any(find_pass(name).family == "quantize" for name in names)
     return bool(recipe.schemes) or steps
 
 

@@ -109,6 +109,27 @@ def make_prune_channels(ratio: float | None) -> dict[str, object] | None:
     return {"ratio": float(ratio)}
 
 
+# The forms of weights in fewer bits, and the passes that each stands for.
+WEIGHTS: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
+    "int8": (("quantize-weights", {}),),
+    "int4": (("quantize-blocks", {}), ("quantize-weights", {})),
+    "codebook": (("cluster-weights", {}),),
+    "fp16": (("convert-float16", {}),),
+    "bf16": (("convert-float16", {"type": "bfloat16"}),),
+}
+
+
+def make_weights(name: str | None, *, fp16: bool = False) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the passes with options that `weights` and `fp16` stand for.
+
+    Raises `UsageError` for a form that does not exist.
+    """
+    if name is not None and name not in WEIGHTS:
+        raise UsageError(f"there are no weights {name!r}; choose from {', '.join(WEIGHTS)}")
+    found = list(WEIGHTS[name]) if name is not None else []
+    return found + (list(WEIGHTS["fp16"]) if fp16 and name != "fp16" else [])
+
+
 def _names(value: object, where: str, many: str, one: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise RecipeError(f"{where}: {many} must be a list of names, got {value!r}")

@@ -18,6 +18,7 @@ class Target:
     int8, else uint8. Where it `saturates`, pairs of products are added in 16 bits, so that large
     weights side by side overflow. `explicit` is TensorRT's form: symmetric scales, float weights
     behind QuantizeLinear and DequantizeLinear, float biases, no QuantizeLinear behind weighted ops.
+    Where there is `has_nbits`, ONNX Runtime has kernels for products with weights of 4 bits.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Target:
     signed: bool = False
     saturates: bool = False
     explicit: bool = False
+    has_nbits: bool = False
 
     @property
     def weight_max(self) -> int:
@@ -38,9 +40,9 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86-vnni", 16),  # x86 with AVX-VNNI or AVX512-VNNI
-        Target("x86", 8, saturates=True),  # x86 without: products by vpmaddubsw
-        Target("arm64", 8, signed=True),  # 64-bit Arm
+        Target("x86-vnni", 16, has_nbits=True),  # x86 with AVX-VNNI or AVX512-VNNI
+        Target("x86", 8, saturates=True, has_nbits=True),  # x86 without: products by vpmaddubsw
+        Target("arm64", 8, signed=True, has_nbits=True),  # 64-bit Arm
         Target("tensorrt", 16, signed=True, explicit=True),  # NVIDIA GPUs by TensorRT
         Target("portable", 16, saturates=True),  # any CPU: right everywhere
     )

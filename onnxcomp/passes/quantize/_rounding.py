@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from onnxcomp.graph import Array
@@ -12,6 +14,9 @@ RIDGE = 0.01
 SWEEPS = 1
 # Columns that are rounded one by one before the others are brought up to date by one product.
 BLOCK = 32
+
+# Returns what is nearest to wanted numbers on the grid of a column: (wanted, column) -> on grid.
+Put = Callable[[Array, int], Array]
 
 
 def scale_of_rows(weight: Array, largest: int, *, per_channel: bool) -> Array:
@@ -47,17 +52,24 @@ def round_rows(units: Array, gram: Array, largest: int) -> Array:
     """
     order = np.argsort(np.einsum("gkk->k", gram), kind="stable")
     units = units[..., order].astype(np.float32)
-    matrix = _damped(gram[:, order][:, :, order].astype(np.float32))
+    matrix = damped(gram[:, order][:, :, order].astype(np.float32))
     nearest = to_nearest(units, largest)
     held = units == 0  # what is pruned stays so, in its pattern
     np.put_along_axis(held, np.abs(units).argmax(axis=-1, keepdims=True), True, axis=-1)
-    found = _fed_back(units, nearest, held, matrix, largest)
-    found = _descended(units, found, held, matrix, largest)
-    exact = gram[:, order][:, :, order]
-    before, after = (_errors(units - each, exact) for each in (nearest, found))
-    better = after < before
-    found = np.where(better[..., np.newaxis], found, nearest)
+
+    def put(wanted: Array, column: int) -> Array:
+        kept = nearest[..., column]
+        return np.where(held[..., column], kept, to_nearest(wanted, largest))
+
+    found = descended(units, fed_back(units, matrix, put), matrix, put)
+    found = better_rows(units, nearest, found, gram[:, order][:, :, order])
     return np.asarray(found[..., np.argsort(order)])
+
+
+def better_rows(weight: Array, first: Array, second: Array, gram: Array) -> Array:
+    """Return for each row of a weight which of two that stand for it has the smaller error."""
+    before, after = (_errors(weight - each, gram) for each in (first, second))
+    return np.where((after < before)[..., np.newaxis], second, first)
 
 
 def _errors(error: Array, gram: Array) -> Array:
@@ -65,14 +77,15 @@ def _errors(error: Array, gram: Array) -> Array:
     return np.asarray(((wide @ gram) * wide).sum(axis=-1))
 
 
-def _damped(gram: Array) -> Array:
+def damped(gram: Array) -> Array:
+    """Return a Gram matrix [groups, columns, columns] that can be inverted."""
     size = gram.shape[-1]
     mean = np.einsum("gkk->g", gram) / size
     ridge = (RIDGE * mean + 1e-12)[:, np.newaxis, np.newaxis] * np.eye(size, dtype=np.float32)
     return np.asarray(gram + ridge.astype(np.float32))
 
 
-def _fed_back(units: Array, nearest: Array, held: Array, gram: Array, largest: int) -> Array:
+def fed_back(weight: Array, gram: Array, put: Put) -> Array:
     """Round from the last column to the first, each with the error so far made up for.
 
     With H = L L^T the error of a row e is |e L|^2, whose part j is e_j L_jj and what the columns
@@ -80,34 +93,31 @@ def _fed_back(units: Array, nearest: Array, held: Array, gram: Array, largest: i
     """
     factor = np.linalg.cholesky(gram)
     factor = factor / np.einsum("gkk->gk", factor)[:, np.newaxis]
-    error, steps, size = np.zeros_like(units), np.empty_like(units), units.shape[-1]
+    error, found, size = np.zeros_like(weight), np.empty_like(weight), weight.shape[-1]
     for stop in range(size, 0, -BLOCK):
         start = max(stop - BLOCK, 0)
         owed = error[..., stop:] @ factor[:, stop:, start:stop]
         for j in range(stop - 1, start - 1, -1):
-            wanted = units[..., j] + owed[..., j - start]
-            rounded = np.where(held[..., j], nearest[..., j], to_nearest(wanted, largest))
-            steps[..., j] = rounded
-            error[..., j] = units[..., j] - rounded
+            rounded = put(weight[..., j] + owed[..., j - start], j)
+            found[..., j] = rounded
+            error[..., j] = weight[..., j] - rounded
             owed += error[..., j, np.newaxis] * factor[:, j, np.newaxis, start:stop]
-    return steps
+    return found
 
 
-def _descended(units: Array, steps: Array, held: Array, gram: Array, largest: int) -> Array:
-    """Set each column to the best whole step given all others: the error never grows."""
-    steps, size = steps.copy(), units.shape[-1]
-    slope = (units - steps) @ gram
+def descended(weight: Array, found: Array, gram: Array, put: Put) -> Array:
+    """Set each column to the best on its grid given all others: the error never grows."""
+    found, size = found.copy(), weight.shape[-1]
+    slope = (weight - found) @ gram
     pivots = np.einsum("gkk->gk", gram)
     for _ in range(SWEEPS):
         for start in range(0, size, BLOCK):
             block = slice(start, min(start + BLOCK, size))
-            old, near = steps[..., block].copy(), slope[..., block].copy()
+            old, near = found[..., block].copy(), slope[..., block].copy()
             for j in range(block.start, block.stop):
-                wanted = to_nearest(
-                    steps[..., j] + near[..., j - start] / pivots[:, j, np.newaxis], largest
-                )
-                move = np.where(held[..., j], 0, wanted - steps[..., j])
-                steps[..., j] += move
+                wanted = found[..., j] + near[..., j - start] / pivots[:, j, np.newaxis]
+                move = put(wanted, j) - found[..., j]
+                found[..., j] += move
                 near -= move[..., np.newaxis] * gram[:, j, np.newaxis, block]
-            slope -= (steps[..., block] - old) @ gram[:, block]
-    return steps
+            slope -= (found[..., block] - old) @ gram[:, block]
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.graph import Array, is_op, opset_version, tensor
+from onnxcomp.passes.quantize._constants import constants
 from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import fresh_name, used_names
 from onnxcomp.passes.quantize._storage import round_weight, rounding_sqnr, scales_of
@@ -47,21 +48,25 @@ def quantize_weights(model: ir.Model, *, exclude: str = "", least: int = 512) ->
     """
     globs = read_globs(model, exclude, "quantize-weights")
     used = used_names(model)
-    found = [value for value in _constants(model) if _is_worth_it(value, least)]
+    found = [value for value in constants(model) if _is_worth_it(value, least)]
     return sum(_store(value, globs, used, opset_version(model)) for value in found)
-
-
-def _constants(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in (model.graph, *model.graph.subgraphs()):
-        yield from list(graph.initializers.values())
-        yield from [node.outputs[0] for node in graph if is_op(node, "Constant")]
 
 
 def _is_worth_it(value: ir.Value, least: int) -> bool:
     found = tensor(value)
     if found is None or value.is_graph_output() or found.size < least or len(found.shape) < 2:
         return False
+    if all(_scales(use.node) for use in value.uses()):
+        return False
     return found.dtype == ir.DataType.FLOAT or found.dtype in FLOATS
+
+
+def _scales(node: ir.Node) -> bool:
+    """Say whether a node scales numbers that are stored in fewer bits already."""
+    if not is_op(node, "Mul", "DequantizeLinear"):
+        return node.op_type == "MatMulNBits"
+    steps = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node.op_type == "DequantizeLinear" or is_op(steps, "Cast", "Sub")
 
 
 def _store(value: ir.Value, globs: Sequence[str], used: set[str], opset: int) -> bool:
