@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxcomp.calibrating import Extras, calibrate_by
 from onnxcomp.calibration.caching import ranges_in
 from onnxcomp.calibration.ranges import Ranges
-from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import check_globs
 from onnxcomp.fixpoint import Check
 from onnxcomp.graph import all_nodes, label
 from onnxcomp.inputs import Given, Inputs
@@ -141,21 +141,11 @@ def _chosen(step: Step, context: Context, done: Done) -> Step:
     globs = context.recipe.exclude
     if not globs or "exclude" not in find_pass(step.name).options:
         return step
-    check_globs(done.exact, globs)
+    check_globs(done.exact, globs, "exclude")
     names = [label(node) for node in all_nodes(done.model)]
     present = [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
     own = str(step.options.get("exclude", ""))
     return Step(step.name, {**step.options, "exclude": ",".join(filter(None, [own, *present]))})
-
-
-def check_globs(model: ir.Model, globs: Sequence[str]) -> None:
-    """Raise `UsageError` for a glob that matches no node."""
-    names = [label(node) for node in all_nodes(model)]
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(
-                f"exclude {glob!r} matches no node; `onnxcomp inspect --layers` lists their names"
-            )
 
 
 def structure_check(context: Context) -> Check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import Array, array, is_op, label, tensor
+from onnxcomp.exclusion import is_excluded, split_globs
+from onnxcomp.graph import Array, array, is_op, tensor
 
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
 FLOAT_ONLY = frozenset({ir.DataType.FLOAT})
@@ -135,11 +135,11 @@ def find_layers(
 
     `ops` may add ConvTranspose, `types` other floats.
     """
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
+    globs = split_globs(exclude)
     for node in graph:
         if not is_op(node, *ops) or len(node.inputs) < 2:
             continue
-        if any(fnmatchcase(label(node), glob) for glob in globs):
+        if is_excluded(node, globs):
             continue
         found, source = tensor(node.inputs[1]), node.inputs[0]
         if found is None or source is None or tensor(source) is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.cost import Dims
 from onnxcomp.edits import add_constant, take_over
-from onnxcomp.graph import Array, array, is_op, label, tensor
+from onnxcomp.exclusion import is_excluded, split_globs
+from onnxcomp.graph import Array, array, is_op, tensor
 from onnxcomp.linear.layers import Layer
 from onnxcomp.passes.factorize._forms import Chain, Form, Part, Site, cheaper, ranks_below
 from onnxcomp.passes.factorize._principal import Spectrum, of_columns
@@ -22,7 +22,7 @@ def find_embeddings(
     graph: ir.Graph, shapes: dict[ir.Value, Dims], step: int, exclude: str
 ) -> list[Site]:
     """Return the tables that only Gather reads, with their forms."""
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
+    globs = split_globs(exclude)
     tables: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         if not is_op(node, "Gather") or node.attributes.get_int("axis", 0) != 0:
@@ -30,7 +30,7 @@ def find_embeddings(
         found = tensor(node.inputs[0])
         if found is None or found.dtype != ir.DataType.FLOAT or len(found.shape) != 2:
             continue
-        if any(fnmatchcase(label(node), glob) for glob in globs):
+        if is_excluded(node, globs):
             continue
         assert node.inputs[0] is not None
         tables.setdefault(node.inputs[0], []).append(node)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from onnxcomp.cost import Dims
+from onnxcomp.exclusion import is_excluded, split_globs
 from onnxcomp.graph import Array, array, is_op, label, sole_consumer, sole_producer, tensor
 from onnxcomp.linear.layers import Layer, find_layers
 from onnxcomp.registry import leave
@@ -46,12 +46,12 @@ def find_groups(
 
 def _transposed(graph: ir.Graph, exclude: str) -> list[Layer]:
     """Return the Gemms that transpose what they multiply."""
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
+    globs = split_globs(exclude)
     found = []
     for node in graph:
         if not is_op(node, "Gemm") or not node.attributes.get_int("transA", 0):
             continue
-        if any(fnmatchcase(label(node), glob) for glob in globs):
+        if is_excluded(node, globs):
             continue
         weight, source = tensor(node.inputs[1]), node.inputs[0]
         if weight is None or source is None or tensor(source) is not None:

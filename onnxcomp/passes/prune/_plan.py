@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +12,7 @@ from onnxcomp.calibration.samples import Samples
 from onnxcomp.channels.groups import Channels, Group
 from onnxcomp.channels.walk import find_channels
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import all_nodes, label
+from onnxcomp.exclusion import is_excluded, split_globs
 from onnxcomp.passes.prune._allocation import Ranking, allocate
 from onnxcomp.passes.prune._compensation import Removal
 from onnxcomp.passes.prune._cost import Costs, Counts, find_costs
@@ -124,28 +123,15 @@ def _say_what_stays(
             leave(group.makers[0].node, f"{how.criterion} says nothing of it")
 
 
-def globs_of(model: ir.Model, exclude: str) -> list[str]:
-    """Return the globs of `exclude`; raise `UsageError` for one that matches no node."""
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
-    names = [label(node) for node in all_nodes(model)]
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(
-                f"prune-channels: exclude {glob!r} matches no node; "
-                "`onnxcomp inspect --layers` lists their names"
-            )
-    return globs
-
-
 def chosen(found: Channels, exclude: str) -> tuple[Group, ...]:
     """Return the groups none of whose layers are excluded."""
     return tuple(group for group in found.groups if not _is_excluded(group, exclude))
 
 
 def _is_excluded(group: Group, exclude: str) -> bool:
-    globs = [glob.strip() for glob in exclude.split(",") if glob.strip()]
-    names = [label(port.node) for port in (*group.makers, *group.readers, *group.depthwise)]
-    return any(fnmatchcase(name, glob) for glob in globs for name in names)
+    globs = split_globs(exclude)
+    ports = (*group.makers, *group.readers, *group.depthwise)
+    return any(is_excluded(port.node, globs) for port in ports)
 
 
 def kept_of(plan: Plan, counts: Counts, groups: Sequence[Group]) -> dict[Group, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant
-from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import is_excluded, split_globs
 from onnxcomp.graph import Array, array, is_op, label, tensor
 from onnxcomp.linear.layers import LAYER_OPS, Layer, find_layers
 from onnxcomp.passes.prune._patterns import Shape
@@ -107,7 +107,6 @@ def find_sites(
     `layers` are ratios by glob, of which the first that matches counts; a layer that it names is
     pruned even where it is small, first or last.
     """
-    _check_globs(graph, [*layers, *exclude.split(",")])
     found = list(find_layers(graph, exclude, ops=OPS, types=FLOATS))
     _note_others(graph, found, exclude)
     by_weight: dict[ir.Value, list[Layer]] = {}
@@ -195,24 +194,9 @@ def _note_others(graph: ir.Graph, found: Sequence[Layer], exclude: str) -> None:
     known = {layer.node for layer in found}
     for node in graph:
         if is_op(node, "Conv", "ConvTranspose", "Gemm") and node not in known:
-            excluded = any(fnmatchcase(label(node), glob) for glob in _globs(exclude))
+            excluded = is_excluded(node, split_globs(exclude))
             leave(node, "excluded" if excluded else "its weight is no constant of floats")
 
 
 def _is(layer: Layer, glob: str) -> bool:
     return fnmatchcase(label(layer.node), glob)
-
-
-def _globs(exclude: str) -> Iterator[str]:
-    return (glob.strip() for glob in exclude.split(",") if glob.strip())
-
-
-def _check_globs(graph: ir.Graph, globs: Sequence[str]) -> None:
-    """Raise `UsageError` for a glob that matches no node."""
-    names = [label(node) for node in graph]
-    for glob in _globs(",".join(globs)):
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(
-                f"prune-weights: {glob!r} matches no node; `onnxcomp inspect --layers` lists their "
-                "names"
-            )

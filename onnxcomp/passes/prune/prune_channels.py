@@ -13,13 +13,14 @@ from onnxcomp.channels.removal import remove_channels
 from onnxcomp.cost import measure
 from onnxcomp.edits import sweep
 from onnxcomp.errors import ContractError, RecipeError
+from onnxcomp.exclusion import read_globs
 from onnxcomp.graph import Array, label
 from onnxcomp.linear.layers import find_layers
 from onnxcomp.passes.prune._allocation import SCOPES
 from onnxcomp.passes.prune._budget import Budget, read_budget, say
 from onnxcomp.passes.prune._compensation import Kept, compensate, compensations, output_axis
 from onnxcomp.passes.prune._cost import Counts
-from onnxcomp.passes.prune._plan import How, Plan, globs_of, kept_of, make_plan
+from onnxcomp.passes.prune._plan import How, Plan, kept_of, make_plan
 from onnxcomp.passes.prune._ranking import check_criterion
 from onnxcomp.passes.prune._repair import repair_layers
 from onnxcomp.passes.prune._timing import macs_for
@@ -78,7 +79,7 @@ def prune_channels(
     """
     budget = read_budget(ratio, params, bytes, milliseconds)
     _check(scope, rounds, block, criterion, samples)
-    globs_of(model, exclude)
+    read_globs(model, exclude, "prune-channels")
     if budget.is_nothing:
         return 0
     block = block or block_of(target)

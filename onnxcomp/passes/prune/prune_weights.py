@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.errors import RecipeError
+from onnxcomp.exclusion import check_globs, read_globs
 from onnxcomp.graph import label
 from onnxcomp.passes.prune._inputs import Inputs, see
 from onnxcomp.passes.prune._patterns import (
@@ -84,6 +85,8 @@ def prune_weights(
             f"prune-weights: {criterion} needs real samples: pass --calib DIR, or take "
             'criterion = "l2"'
         )
+    read_globs(model, exclude, "prune-weights")
+    check_globs(model, layers or {}, "prune-weights: layers")
     found = find_sites(model.graph, ratio, layers or {}, exclude=exclude, ends=ends, least=least)
     sites = [site for site in found if _fits(site, shape)]
     counts = _counts(model, sites, shape, criterion, samples, seed, shared=scope == "global")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import Array, opset_version
 from onnxcomp.linear.gram import Seen, look_at
 from onnxcomp.linear.layers import Layer, decibels, find_layers, has_known_pads, is_shared
@@ -24,7 +25,6 @@ from onnxcomp.passes.quantize._constants import (
     mildest,
     packed,
 )
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import fresh_name, used_names
 from onnxcomp.registry import Effect, measured, register
 

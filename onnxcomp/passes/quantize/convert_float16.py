@@ -8,11 +8,11 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_tensor
 from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import opset_version, tensor
 from onnxcomp.linear.taps import few, tap
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._constants import constants, insert_first, owner
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._float16 import (
     FLOAT,
     LARGEST,

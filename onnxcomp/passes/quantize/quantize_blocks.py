@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._block_choice import nbits_is_faster
@@ -23,7 +24,6 @@ from onnxcomp.passes.quantize._block_grid import BlockFormat
 from onnxcomp.passes.quantize._block_rounding import nearest_sqnr, round_sites
 from onnxcomp.passes.quantize._blocks import Blocks, blocks_sqnr
 from onnxcomp.passes.quantize._constants import Site, find_sites, left, mildest
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import used_names
 from onnxcomp.registry import Effect, register, settle
 from onnxcomp.targets import Target

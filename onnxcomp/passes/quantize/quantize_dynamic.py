@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import array, is_op, opset_version, static_shape, tensor
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._dynamic_edits import DynamicEditor, to_int8_lstm, to_int8_product
 from onnxcomp.passes.quantize._eligibility import gemm_bias
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import used_names
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.targets import Target

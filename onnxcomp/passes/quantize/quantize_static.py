@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.errors import UsageError
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import is_op, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._editor import Editor
 from onnxcomp.passes.quantize._edits import apply_plan, open_hard_swish
 from onnxcomp.passes.quantize._eligibility import MAC_OPS
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._explicit import make_explicit_plan
 from onnxcomp.passes.quantize._facts import Facts
 from onnxcomp.passes.quantize._naming import used_names

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant, add_tensor
+from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import Array, is_op, opset_version, tensor
 from onnxcomp.passes.quantize._constants import constants
-from onnxcomp.passes.quantize._exclusion import is_excluded, read_globs
 from onnxcomp.passes.quantize._naming import fresh_name, used_names
 from onnxcomp.passes.quantize._storage import round_weight, rounding_sqnr, scales_of
 from onnxcomp.registry import Effect, leave, register
