@@ -10,7 +10,7 @@ import click
 
 from onnxcomp.calibration.methods import METHODS
 from onnxcomp.image_options import image_options
-from onnxcomp.settings import WEIGHTS
+from onnxcomp.presets import WEIGHTS
 
 SORTS = ("order", "macs", "params", "bytes")
 MODEL = click.argument("model", type=click.Path(path_type=Path))

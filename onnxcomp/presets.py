@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LOSSLESS = (
     "eliminate-dead-code",
@@ -90,4 +90,12 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "lossless": LOSSLESS,
     "int8": LOSSLESS,
     "none": (),
+}
+# The forms of weights in fewer bits, and the passes that each stands for.
+WEIGHTS: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
+    "int8": (("quantize-weights", {}),),
+    "int4": (("quantize-blocks", {}), ("quantize-weights", {})),
+    "codebook": (("cluster-weights", {}),),
+    "fp16": (("convert-float16", {}),),
+    "bf16": (("convert-float16", {"type": "bfloat16"}),),
 }

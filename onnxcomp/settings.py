@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from onnxcomp.errors import RecipeError, UsageError
+from onnxcomp.presets import WEIGHTS
 from onnxcomp.registry import find_pass
 
 # The ways to compute in int8 that `int8` tries, and how they are written in a recipe.
@@ -107,16 +108,6 @@ def make_prune_channels(ratio: float | None) -> dict[str, object] | None:
             f"prune-channels is the share of MACs to remove, from 0 to below 1, got {ratio}"
         )
     return {"ratio": float(ratio)}
-
-
-# The forms of weights in fewer bits, and the passes that each stands for.
-WEIGHTS: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
-    "int8": (("quantize-weights", {}),),
-    "int4": (("quantize-blocks", {}), ("quantize-weights", {})),
-    "codebook": (("cluster-weights", {}),),
-    "fp16": (("convert-float16", {}),),
-    "bf16": (("convert-float16", {"type": "bfloat16"}),),
-}
 
 
 def make_weights(name: str | None, *, fp16: bool = False) -> list[tuple[str, Mapping[str, object]]]:

@@ -13,7 +13,7 @@ from onnxcomp.linear.gram import Seen, look_at
 from onnxcomp.linear.layers import Layer, decibels, find_layers, has_known_pads, is_shared
 from onnxcomp.passes.quantize._block_grid import BlockFormat, BlockGrid
 from onnxcomp.passes.quantize._blocks import Blocks, blocks_sqnr, find_blocks
-from onnxcomp.passes.quantize._constants import Site
+from onnxcomp.passes.quantize._constants import Site, can_look
 from onnxcomp.passes.quantize._rounding import better_rows, damped, descended, fed_back
 from onnxcomp.registry import measured
 
@@ -63,9 +63,8 @@ def round_sites(
 
     What was measured of each is noted.
     """
-    layers = _affordable(model, sites) if rounding in ("auto", "gptq") else {}
-    if samples.synthetic:
-        layers = {}
+    wanted = rounding in ("auto", "gptq") and can_look(model, samples)
+    layers = _affordable(model, sites) if wanted else {}
     rest = [site for site in sites if site.value not in layers]
     by_node = {site.readers[0]: site for site in sites if site.value in layers}
     for layer, seen in look_at(model.clone(), list(layers.values()), samples):

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.graph import Array
+from onnxcomp.passes.quantize._blocks import row_slices
 
-BINS = 4096
+# Bins are even in the cube root, so that those of small numbers are narrow: a few large numbers
+# would else leave most of a weight in a few bins.
+BINS = 2**14
 ROUNDS = 60
 # From this share of exact zeros on, a weight is pruned, and zero is one of its values.
 PRUNED = 0.05
@@ -41,16 +44,19 @@ class Histogram:
 
 
 def histogram(weight: Array, importance: Array | None = None) -> Histogram:
-    """Return the histogram of [rows, columns]; `importance` [columns] is how much each counts."""
-    flat = weight.reshape(-1)
-    low, high = float(flat.min()), float(flat.max())
-    places = ((flat - low) * ((BINS - 1) / max(high - low, 1e-30))).astype(np.int32)
-    counted = np.ones(weight.shape, np.float32) if importance is None else importance
-    share = np.broadcast_to(counted, weight.shape).reshape(-1) * (flat != 0)
-    counts = np.bincount(places, share, BINS)
-    sums = np.bincount(places, share * flat, BINS)
+    """Return the histogram of [rows, columns]; `importance`, of that shape, is what each counts."""
+    reach = np.float32(max(weight.max(), -weight.min(), 1e-37))
+    counts, sums, zeros = np.zeros(BINS), np.zeros(BINS), 0.0
+    for rows in row_slices(weight):
+        flat = np.ascontiguousarray(weight[rows]).reshape(-1)
+        counted = np.ones_like(flat) if importance is None else importance[rows].reshape(-1)
+        places = ((np.cbrt(flat / reach) + 1) * ((BINS - 1) / 2)).astype(np.int32)
+        zero = flat == 0
+        zeros += float(counted[zero].sum())
+        share = counted * ~zero
+        counts += np.bincount(places, share, BINS)
+        sums += np.bincount(places, share * flat, BINS)
     kept = counts > 0
-    zeros = float(np.count_nonzero(flat == 0)) * (float(np.mean(counted)) or 1.0)
     return Histogram(counts[kept], sums[kept] / counts[kept], zeros)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.calibration.samples import Samples
 from onnxcomp.graph import Array, is_op, tensor
 from onnxcomp.registry import leave
+from onnxcomp.runtime import INLINE_LIMIT, weight_bytes
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -114,6 +116,14 @@ def _is_across(node: ir.Node, index: int, rank: int, ops: frozenset[str]) -> boo
 def insert_first(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     """Put nodes that read constants alone in front of all others."""
     graph.insert_before(graph[0], nodes) if len(graph) else graph.extend(nodes)
+
+
+def can_look(model: ir.Model, samples: Samples) -> bool:
+    """Say whether samples tell what weights are multiplied with, and the model is not too large.
+
+    To run it all of it is in memory.
+    """
+    return not samples.synthetic and weight_bytes(model) < INLINE_LIMIT
 
 
 def left(site: Site, reason: str) -> bool:

@@ -19,6 +19,7 @@ from onnxcomp.passes.quantize._blocks import row_slices
 from onnxcomp.passes.quantize._codebooks import KINDS, codes_of, find_codebook, histogram
 from onnxcomp.passes.quantize._constants import (
     Site,
+    can_look,
     find_sites,
     insert_first,
     left,
@@ -146,7 +147,7 @@ def _weigh(
     sites = {site.value: site for site in found}
     layers = [
         layer
-        for layer in (() if samples.synthetic else find_layers(model.graph))
+        for layer in (find_layers(model.graph) if can_look(model, samples) else ())
         if layer.node.inputs[1] in sites
         and layer.columns <= COLUMNS
         and not is_shared(layer)
