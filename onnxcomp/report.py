@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxcomp.interface import Change
     from onnxcomp.parity import Parity
     from onnxcomp.sparsity import Sparsity
+    from onnxcomp.storage import Storage
     from onnxcomp.verify import Metric
 
 SCHEMA = 1
@@ -111,6 +112,7 @@ class Report:
     latency: Latency | None = None
     int8: Coverage | None = None
     sparsity: Sparsity | None = None
+    storage: Storage | None = None
     candidates: tuple[Candidate, ...] = ()
     ranges: Ranges | None = None
     seconds: float = 0.0
@@ -137,6 +139,7 @@ class Report:
             "latency": None if self.latency is None else self.latency.to_dict(),
             "int8": None if self.int8 is None else _int8(self.int8),
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "storage": None if self.storage is None else self.storage.to_dict(),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "ranges": None if self.ranges is None else _ranges(self.ranges),
             "seconds": round(self.seconds, 3),

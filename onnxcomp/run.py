@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from onnxcomp.runtime import INLINE_LIMIT, weight_bytes
 from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stages import Progress, stage
 from onnxcomp.stepping import Context, Done
+from onnxcomp.storage import storage_of
 from onnxcomp.verify import judge_lossless
 from onnxcomp.yardstick import Yardstick
 
@@ -164,6 +165,7 @@ def _run(
         ranges=done.ranges,
         int8=int8,
         sparsity=sparsity_of(done.model) if pruned else None,
+        storage=storage_of(done.model) if _stores(done.steps) and recipe.verify else None,
         candidates=choice.candidates if choice is not None else (),
         seconds=time.perf_counter() - started,
         peak_mb=peak_megabytes(),
@@ -194,6 +196,11 @@ def _shortfalls(
     if recipe.min_int8_macs is not None and share < recipe.min_int8_macs:
         found.append(f"{share:.1%} of MACs run in int8, less than {recipe.min_int8_macs:.1%}")
     return tuple(found)
+
+
+def _stores(steps: Sequence[StepReport]) -> bool:
+    """Say whether weights are stored otherwise than they are computed with."""
+    return any(step.name in STORAGE and step.status == "applied" for step in steps)
 
 
 def _quantizes(recipe: Recipe) -> bool:

@@ -84,8 +84,8 @@ def sparsity_of(model: ir.Model) -> Sparsity:
     """Return how many weights of a model are zero, and what compression makes of them."""
     zeros = count = size = compressed = 0
     packer = zlib.compressobj(LEVEL)
-    for found in _constants(model):
-        zeros += int(np.count_nonzero(found.numpy() == 0))
+    for value, found in _constants(model):
+        zeros += _count_zeros(value, found)
         count += found.size
         data = memoryview(found.tobytes())
         size += len(data)
@@ -98,14 +98,25 @@ def sparsity_of(model: ir.Model) -> Sparsity:
     return Sparsity(zeros / max(count, 1), in_layers, size, compressed, layers)
 
 
-def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Yield what initializers and Constant nodes hold, but texts."""
+def _count_zeros(value: ir.Value, found: ir.TensorProtocol) -> int:
+    """Count the zeros of a constant; of codes those that stand for zero."""
+    for use in value.uses():
+        reader = next((each.node for each in use.node.outputs[0].uses()), None)
+        if is_op(use.node, "Cast") and reader is not None and is_op(reader, "Gather"):
+            book = array(reader.inputs[0])
+            if book is not None and book.ndim == 1:
+                return int(np.count_nonzero(book[found.numpy().astype(np.intp)] == 0))
+    return int(np.count_nonzero(found.numpy() == 0))
+
+
+def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Yield initializers and Constant nodes with what they hold, but texts."""
     values = [value for graph in all_graphs(model) for value in graph.initializers.values()]
     values += [node.outputs[0] for node in all_nodes(model) if is_op(node, "Constant")]
     for value in values:
         found = tensor(value)
         if found is not None and found.dtype != ir.DataType.STRING:
-            yield found
+            yield value, found
 
 
 def _layers(model: ir.Model) -> Iterator[LayerZeros]:
@@ -120,13 +131,17 @@ def _layers(model: ir.Model) -> Iterator[LayerZeros]:
 
 
 def _zero_places(value: ir.Value | None) -> Array | None:
-    """Return where a constant weight is zero, also one that is stored in int8."""
+    """Return where a constant weight is zero, also one that is stored in int8 or as codes."""
     data = array(value)
     if data is not None:
         return np.asarray(data == 0)
     node = None if value is None else value.producer()
     if is_op(node, "DequantizeLinear") and node is not None:
         return _zero_steps(node)
+    if is_op(node, "Gather") and node is not None and node.inputs[1] is not None:
+        book, cast = array(node.inputs[0]), node.inputs[1].producer()
+        codes = array(cast.inputs[0]) if cast is not None and is_op(cast, "Cast") else None
+        return None if book is None or codes is None else book[codes.astype(np.intp)] == 0
     if is_op(node, "Mul") and node is not None and node.inputs[0] is not None:
         cast = node.inputs[0].producer()
         steps = array(cast.inputs[0]) if is_op(cast, "Cast") and cast is not None else None

@@ -76,6 +76,9 @@ def print_report(
     if report.sparsity is not None:
         packed = f"{size(report.sparsity.bytes)}, {size(report.sparsity.compressed)} by zlib"
         _line(console, f"sparsity  {report.sparsity}   {packed}")
+    if report.storage is not None:
+        stored, loaded = size(report.storage.stored), size(report.storage.loaded)
+        _line(console, f"weights  {stored} in the file, {loaded} when loaded")
     ratio = after.bytes / before.bytes if before.bytes else 1.0
     result = f"{size(before.bytes)} -> {size(after.bytes)} ({ratio:.2f}x)"
     where = f"wrote {report.written}" if report.written else "nothing written"

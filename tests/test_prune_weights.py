@@ -508,6 +508,15 @@ def test_sparsity_sees_weights_in_int8() -> None:
     assert layer.patterns == ("1:4", "2:4")
 
 
+def test_sparsity_sees_weights_in_codes() -> None:
+    text = """agraph (float[N, 4] x) => (float[N, 1] y)
+    <uint8[4, 1] q = {2, 2, 1, 0}, float[3] book = {0.5, -1, 0}>
+    { c = Cast <to = 6> (q)  w = Gather (book, c)  y = MatMul (x, w) }"""
+    found = sparsity_of(parse(text, 17))
+    assert found.layers[0].zeros == 0.5
+    assert found.zeros == 3 / 7  # two codes, and the entry that they stand for
+
+
 def test_the_command_line_prunes_and_says_what_it_is_worth(tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"
     command = ["optimize", str(MODELS / "digits_mlp.onnx"), "--prune", "0.5", "--prune-pattern"]
