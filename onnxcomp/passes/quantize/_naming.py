@@ -23,3 +23,8 @@ def fresh_name(used: set[str], stem: str) -> str:
         name, count = f"{stem}_{count}", count + 1
     used.add(name)
     return name
+
+
+def stem_of(value: ir.Value) -> str:
+    """Return the name of a weight without what the passes before have put behind it."""
+    return (value.name or "weight").removesuffix(".rounded").removesuffix(".equalized")

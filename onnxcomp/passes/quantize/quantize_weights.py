@@ -11,7 +11,7 @@ from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import Array, is_op, opset_version, tensor
 from onnxcomp.passes.quantize._constants import constants
-from onnxcomp.passes.quantize._naming import fresh_name, used_names
+from onnxcomp.passes.quantize._naming import fresh_name, stem_of, used_names
 from onnxcomp.passes.quantize._storage import round_weight, rounding_sqnr, scales_of
 from onnxcomp.registry import Effect, leave, register
 
@@ -29,7 +29,7 @@ Axes = tuple[int, ...]
 
 
 @register(Effect.LOSSY)
-def quantize_weights(model: ir.Model, *, exclude: str = "", least: int = 512) -> int:
+def quantize_weights(model: ir.Model, *, exclude: str = "", least: int = 1024) -> int:
     """Store the weights that are still float in int8: a fourth of the bytes at the same speed.
 
     W becomes Mul(Cast(q), scale) with q = round(W / scale) in int8 and scale = max |w| / 127 for
@@ -160,13 +160,14 @@ def _rewrite(value: ir.Value, weight: ir.TensorProtocol, scale: Array, used: set
     producer = value.producer()
     graph = value.graph if producer is None else producer.graph
     assert isinstance(graph, ir.Graph)
-    stem = value.name or "weight"
+    stem = stem_of(value)
+    product = f"{stem}.float" if stem in used else stem
     steps = add_tensor(graph, _int8(weight, scale, fresh_name(used, f"{stem}.int8")))
     factors = add_constant(graph, scale, fresh_name(used, f"{stem}.scale"))
     cast = ir.Node("", "Cast", [steps], [ir.AttrInt64("to", ir.DataType.FLOAT)])
     scaled = ir.Node("", "Mul", [cast.outputs[0], factors])
-    for node, suffix in ((cast, "steps"), (scaled, "float")):
-        node.outputs[0].name = fresh_name(used, f"{stem}.{suffix}")
+    for node, name in ((cast, "steps"), (scaled, product)):  # short: small files are half names
+        node.outputs[0].name = fresh_name(used, name)
         node.outputs[0].shape = ir.Shape(weight.shape)  # type: ignore[arg-type]
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     graph.insert_before(graph[0], [cast, scaled])
