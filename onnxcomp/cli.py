@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxcomp.cli_container import pack, unpack
 from onnxcomp.cli_options import (
     JSON,
     MODEL,
@@ -48,6 +49,10 @@ def cli() -> None:
     onnxcomp optimize model.onnx --int8 --calib data/   8-bit integers
     onnxcomp pack model.onnx                            a smaller file of the same bytes
     """
+
+
+for _command in (pack, unpack):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -300,47 +305,6 @@ def inspect(
 
     more = len(found.layers) - len(shown.layers)
     print_summary(found, answer_console(), shown.layers if listed else None, more=more)
-
-
-@cli.command()
-@MODEL
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.onnxz.")
-@JSON
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="List every weight, not only the largest.")
-def pack(model: Path, output: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Write MODEL as a small .onnxz file, every byte kept."""
-    from onnxcomp import api
-
-    with progress(quiet=quiet):
-        found = api.pack(model, output)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
-    elif not quiet:
-        from onnxcomp.pack_table import print_packed
-        from onnxcomp.table import answer_console
-
-        print_packed(found, answer_console(), verbose=verbose)
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: <stem>.onnx.")
-@JSON
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def unpack(file: Path, output: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """Write the model in FILE, and its weights files, as they were."""
-    from onnxcomp import api
-
-    with progress(quiet=quiet):
-        found = api.unpack(file, output)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
-    elif not quiet:
-        from onnxcomp.pack_table import print_unpacked
-        from onnxcomp.table import answer_console
-
-        print_unpacked(found, answer_console())
 
 
 @cli.command(name="passes")
