@@ -10,8 +10,9 @@ from functools import cached_property
 import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range
+from onnxcomp.graph import all_nodes
 from onnxcomp.int8.candidate import Candidate
-from onnxcomp.int8.schemes import CORRECT, PREPARE, ROUND, Scheme, steps_of
+from onnxcomp.int8.schemes import CORRECT, DYNAMIC_OPS, PREPARE, ROUND, Scheme, steps_of
 from onnxcomp.int8_coverage import optimized_graph
 from onnxcomp.judging import judge_answers
 from onnxcomp.recipe import Step
@@ -100,6 +101,9 @@ def build(
     corrected: bool = False,
 ) -> Candidate | None:
     """Build a candidate, unmeasured; None where the scheme finds nothing to do."""
+    ops = {node.op_type for node in all_nodes(bench.prepared.model)}
+    if scheme.dynamic and not ops & DYNAMIC_OPS:
+        return None
     stage(f"trying {scheme.name}" + (f", {len(returned)} nodes in float" if returned else ""))
     plan = Candidate(scheme, bench.prepared, 0, None, None, returned or {}, ranges or {}, corrected)
     done = after_steps(steps_for(bench, plan), bench.context, bench.prepared)

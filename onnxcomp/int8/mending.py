@@ -25,6 +25,8 @@ ATTEMPTS = 6
 MARGIN = 0.5
 # Biases are corrected in every attempt only where that gains so much (dB) in so little time.
 CORRECTED_GAIN, CORRECTED_SECONDS = 1.0, 1.5
+# It is not tried where a run of the model takes longer than this and more is missing than it gives.
+SLOW_MS, HOPELESS_DB = 25.0, 4.0
 
 
 def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
@@ -51,7 +53,7 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     costs most goes back to float. How many is foretold by adding up what each costs alone, doubled
     where that was too few, and halved towards that where nothing was left in int8.
     """
-    better = with_correction(bench, candidate)
+    better = None if _is_hopeless(bench, candidate) else with_correction(bench, candidate)
     if better is not None and better.holds:
         return better
     if better is not None and _is_worth_repeating(bench, better, candidate):
@@ -78,6 +80,14 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
             return None
         count = min(2 * few, (few + many) // 2) if few else many // 2
     return None
+
+
+def _is_hopeless(bench: Bench, candidate: Candidate) -> bool:
+    """Say whether correcting biases takes long, and cannot be enough; what ships is corrected."""
+    assert candidate.evidence is not None
+    budget, latency = bench.context.inputs.budget, candidate.latency
+    missing = 0.0 if budget is None else shortfall_db(candidate.evidence.parity, budget)
+    return latency is not None and latency.before_ms > SLOW_MS and missing > HOPELESS_DB
 
 
 def _is_worth_repeating(bench: Bench, better: Candidate, candidate: Candidate) -> bool:

@@ -18,6 +18,10 @@ STORE = "quantize-weights"
 CORRECT = "correct-bias"
 
 
+# The operators without any of which there is nothing to quantize as it comes.
+DYNAMIC_OPS = frozenset({"MatMul", "Gemm", "LSTM"})
+
+
 @dataclass(frozen=True)
 class Scheme:
     """A way to compute in int8.

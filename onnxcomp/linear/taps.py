@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
-from onnxcomp.cost import one_sample
+from onnxcomp.cost import concrete_shapes, one_sample
 from onnxcomp.graph import Array
 from onnxcomp.runtime import Session
 
-# Values that are held at a time; each further group runs the samples again.
-HELD = 16
+# Bytes of values that are held at a time; each further group runs the samples again.
+HELD = 200_000_000
 # Numbers that inputs hold in all, from which on there are no more samples than `LEAST`.
 NUMBERS = 2_000_000
 LEAST = 4
@@ -36,7 +37,7 @@ def tap(
     Of a batch only the first element is run, where its size is open.
     """
     distinct = list(dict.fromkeys(names))
-    groups = -(-len(distinct) // HELD)
+    groups = _groups(model, distinct, samples)
     for start in range(groups):
         group = distinct[start::groups]  # large values, which are neighbours, in different groups
         session = Session(model, taps=group, optimize=True)
@@ -45,3 +46,16 @@ def tap(
             found = {**fed, **session.run(fed)}
             for name in group:
                 yield index, name, found.pop(name)
+
+
+def _groups(model: ir.Model, names: Sequence[str], samples: Samples) -> int:
+    """Return in how many groups values are held; one whose shape is not known counts as all do."""
+    first = next(iter(samples), None)
+    if first is None or not names:
+        return 0
+    found = concrete_shapes(model, one_sample(model, first))
+    sizes = {value.name: 4 * math.prod(shape) for value, shape in found.items()}
+    known = [sizes[name] for name in names if name in sizes]
+    mean = sum(known) / len(known) if known else HELD
+    total = sum(known) + mean * (len(names) - len(known))
+    return min(len(names), math.ceil(total / HELD) or 1)
