@@ -22,7 +22,8 @@ CNN = MODELS / "digits_cnn.onnx"
 DATA = MODELS / "digits.npz"
 SCHEMA_KEYS = [
     "schema", "before", "after", "interface", "steps", "parity", "metric", "latency", "int8",
-    "sparsity", "storage", "candidates", "ranges", "seconds", "peak_mb", "recipe", "problems", "written",
+    "sparsity", "storage", "candidates", "ranges", "seconds", "peak_mb", "recipe", "problems",
+    "written",
 ]  # fmt: skip
 
 
