@@ -31,6 +31,7 @@ from onnxcomp.targets import find_target
 DENSE = "dense"
 TIMED, SECONDS = 3, 1.5
 WITHIN = (0.01, 0.02)
+SHARES_OF_TIME = (0.9, 0.75, 0.6)
 PAGE = """# {title}
 
 Written by `benchmarks/{name}.py --write`; every number is from one run of it. *MACs*, *bytes* and
@@ -158,7 +159,21 @@ def table(name: str, found: list[Point]) -> str:
             if point is not None and p != DENSE
         )
         lines.append(f"Within {drop:.0%}: {told or 'none'}.")
+    for share in SHARES_OF_TIME:
+        told = "; ".join(
+            f"{label} {point.metric:.3f}"
+            for label in dict.fromkeys(each.label for each in found[1:])
+            if (point := _best(found, label, share)) is not None
+        )
+        lines.append(f"In at most {share:g} of the time: {told or 'none'}.")
     return "\n".join([*lines, ""])
+
+
+def _best(found: list[Point], label: str, share: float) -> Point | None:
+    """Return the best model of a compressor that takes at most this share of the time."""
+    good = [each for each in found if each.label == label and each.latency <= share]
+    known = [each for each in good if each.metric is not None]
+    return max(known, key=lambda each: each.metric or 0.0, default=None)
 
 
 def _least(found: list[Point], label: str, drop: float) -> Point | None:

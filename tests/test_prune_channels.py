@@ -336,3 +336,16 @@ def test_repair_says_how_much_nearer_each_layer_is() -> None:
     _, outcome = pruned(model, data_of("digits_cnn"), original, ratio=0.4)
     assert outcome.measured
     assert all(each.after >= each.before for each in outcome.measured)
+
+
+def test_layers_that_share_a_bias_by_chance_are_pruned_apart() -> None:
+    text = """agraph (float[1, 16, 8, 8] x) => (float[1, 16, 2, 2] y)
+    <float[32, 16, 3, 3] w1, float[32, 32, 3, 3] w2, float[16, 32, 3, 3] w3, float[32] b>
+    { c = Conv (x, w1, b)  d = Relu (c)  e = Conv (d, w2, b)  f = Relu (e)  y = Conv (f, w3) }"""
+    model = parse(text, 17)
+    assert len(find_channels(model).groups) == 1
+    samples = samples_of(model, normal_feeds("x", (1, 16, 8, 8), 4))
+    options: dict[str, Any] = {"criterion": "l2", "repair": False, "scope": "local"}
+    after, outcome = pruned(model, samples, model, ratio=0.4, **options)
+    assert outcome.sites == 2
+    assert measure(after).macs <= 0.6 * measure(model).macs

@@ -19,11 +19,6 @@ class Bias:
     index: int
     value: ir.Value | None
 
-    @property
-    def is_new(self) -> bool:
-        """Whether the layer has no bias as yet."""
-        return self.value is None
-
     def vector(self, channels: int) -> Array | None:
         """Return the bias as one number per channel, or None where it is of another kind."""
         if self.value is None:

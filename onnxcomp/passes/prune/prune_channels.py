@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.channel_block import block_of
 from onnxcomp.channels.removal import remove_channels
+from onnxcomp.channels.sharing import unshare_vectors
 from onnxcomp.cost import measure
 from onnxcomp.edits import sweep
 from onnxcomp.errors import ContractError, RecipeError
@@ -84,6 +85,7 @@ def prune_channels(
         return 0
     block = block or block_of(target)
     settle("block", block)
+    unshare_vectors(model)  # equal biases that were merged would tie the channels of their layers
     how = How(criterion, scope, exclude, seed, block)
     pruning = _Pruning(model, unfused, samples, how, model.clone())
     return pruning.run(budget, rounds, repair=repair)
