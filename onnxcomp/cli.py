@@ -115,11 +115,16 @@ def optimize(
     outputs: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Run a recipe on MODEL, verify the result, write it, report."""
+    """Run a recipe on MODEL, verify the result, write it, report.
+
+    Where MODEL's weights lie in files, a run that was interrupted goes on from OUTPUT.partial: the
+    same command finds there what was found out about each weight.
+    """
     from dataclasses import replace
 
     from onnxcomp import api
     from onnxcomp.errors import ContractError
+    from onnxcomp.keeping import keeping
     from onnxcomp.model_io import check_plain, check_writable, default_output, write_text
     from onnxcomp.run import run_recipe
     from onnxcomp.settings import parse_shapes
@@ -139,12 +144,13 @@ def optimize(
     check_plain(out)
     if not dry_run and model.exists():
         check_writable(out, model)
-    with progress(quiet=quiet) as advance:
-        result = run_recipe(model, recipe, say=speaker(quiet=quiet), progress=advance)
-    report = result.report
-    passed = report.passed or not recipe.verify
-    if passed and not dry_run:
-        written = result.save(out)
+    say, partial = speaker(quiet=quiet), out.with_name(f"{out.name}.partial")
+    with keeping(None if dry_run else partial, say), progress(quiet=quiet) as advance:
+        result = run_recipe(model, recipe, say=say, progress=advance)
+        report = result.report
+        passed = report.passed or not recipe.verify
+        written = None if dry_run or not passed else result.save(out)
+    if written is not None:
         after = replace(report.after.cost, bytes=written)
         report = replace(
             report, written=str(out), after=replace(report.after, path=str(out), cost=after)

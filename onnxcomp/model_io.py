@@ -16,6 +16,7 @@ from onnxcomp.container.reading import is_container, load
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import all_graphs, all_nodes
 from onnxcomp.runtime import constant_bytes, first_line, inline_bytes, lean_copy, weight_bytes
+from onnxcomp.stages import stage
 
 if TYPE_CHECKING:
     import onnx
@@ -221,6 +222,7 @@ def save_model(model: ir.Model, out: Path, *, external: bool = False) -> int:
         Path(tensor.path).resolve() == data.resolve() for _, tensor in external_tensors(model)
     ):
         raise UsageError(f"{data} holds the input's weights; choose another output with -o")
+    stage("writing")
     try:
         with scratch(out.parent) as folder:
             part = folder / out.name

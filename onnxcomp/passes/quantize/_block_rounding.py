@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.graph import Array
+from onnxcomp.keeping import Record, counting, is_kept, kept
 from onnxcomp.linear.gram import Seen, look_at
 from onnxcomp.linear.layers import Layer, decibels, find_layers, has_known_pads, is_shared
 from onnxcomp.passes.quantize._block_grid import BlockFormat, BlockGrid
 from onnxcomp.passes.quantize._blocks import Blocks, blocks_sqnr, find_blocks
 from onnxcomp.passes.quantize._constants import Site, can_look
+from onnxcomp.passes.quantize._rounded import Rounded, as_record, digest_of_look, from_record
 from onnxcomp.passes.quantize._rounding import better_rows, damped, descended, fed_back
 from onnxcomp.registry import measured
 
 # A matrix of more columns takes too long to invert; all of them together, in multiplications.
 COLUMNS = 2304
 WORK = 6e10
+PASS = "quantize-blocks"
 
 
 def round_blocks(weight: Array, grid: BlockGrid, gram: Array, fmt: BlockFormat) -> Array:
@@ -58,21 +62,46 @@ def round_sites(
     formats: Mapping[Site, BlockFormat],
     samples: Samples,
     rounding: str,
-) -> Iterator[tuple[Site, Blocks | None]]:
+) -> Iterator[tuple[Site, Rounded | None]]:
     """Yield each weight with its blocks, or None where it is not finite.
 
     What was measured of each is noted.
     """
+    with counting(PASS, len(sites)):
+        for site, found in _each(model, sites, formats, samples, rounding):
+            if found is not None and np.isfinite([found.before, found.after]).all():
+                measured(site.readers[0], found.before, found.after)
+            yield site, found
+
+
+def _each(
+    model: ir.Model,
+    sites: Sequence[Site],
+    formats: Mapping[Site, BlockFormat],
+    samples: Samples,
+    rounding: str,
+) -> Iterator[tuple[Site, Rounded | None]]:
     wanted = rounding in ("auto", "gptq") and can_look(model, samples)
     layers = _affordable(model, sites) if wanted else {}
     rest = [site for site in sites if site.value not in layers]
     by_node = {site.readers[0]: site for site in sites if site.value in layers}
-    for layer, seen in look_at(model.clone(), list(layers.values()), samples):
+    look = digest_of_look(model, list(layers.values()), samples)
+
+    def settings(layer: Layer) -> tuple[object, ...]:
         site = by_node[layer.node]
-        if seen is None:
+        return (PASS, "gptq", look, site.value.name, site.across, formats[site])
+
+    def is_known(layer: Layer) -> bool:
+        return is_kept(by_node[layer.node].weight, settings(layer))
+
+    for layer, seen in look_at(model.clone(), list(layers.values()), samples, is_known):
+        site = by_node[layer.node]
+        if seen is None and not is_known(layer):
             rest.append(site)
             continue
-        yield site, _best(site, layer, seen, formats[site])
+        make = partial(_best_record, site, layer, seen, formats[site])
+        record = kept(site.weight, settings(layer), make)
+        yield site, from_record(record, site, formats[site])
     for site in rest:
         yield site, _without_data(site, formats[site], fitted=rounding != "nearest")
 
@@ -96,7 +125,12 @@ def _work(layer: Layer) -> float:
     return layer.groups * layer.columns**2 * (2.0 * layer.columns + 4 * layer.rows)
 
 
-def _best(site: Site, layer: Layer, seen: Seen, fmt: BlockFormat) -> Blocks | None:
+def _best_record(site: Site, layer: Layer, seen: Seen | None, fmt: BlockFormat) -> Record:
+    assert seen is not None
+    return as_record(_best(site, layer, seen, fmt))
+
+
+def _best(site: Site, layer: Layer, seen: Seen, fmt: BlockFormat) -> Rounded | None:
     """Return of three roundings the one with the smallest error on the samples kept back."""
     matrix, weight = site.matrix, layer.matrices
     plain, fitted = (find_blocks(matrix, fmt, fitted=each) for each in (False, True))
@@ -107,21 +141,31 @@ def _best(site: Site, layer: Layer, seen: Seen, fmt: BlockFormat) -> Blocks | No
     errors = [seen.error(weight - each.values(matrix).reshape(weight.shape)) for each in candidates]
     least = int(np.argmin(errors))
     signal = seen.error(weight)
-    measured(layer.node, decibels(signal, errors[0]), decibels(signal, errors[least]))
-    return candidates[least]
+    before, after = (decibels(signal, error) for error in (errors[0], errors[least]))
+    return Rounded(candidates[least], blocks_sqnr(matrix, candidates[least]), before, after)
 
 
-def _without_data(site: Site, fmt: BlockFormat, *, fitted: bool) -> Blocks | None:
+def _without_data(site: Site, fmt: BlockFormat, *, fitted: bool) -> Rounded | None:
+    settings = (PASS, "hqq" if fitted else "nearest", site.across, fmt)
+    record = kept(site.weight, settings, lambda: as_record(_rounded(site, fmt, fitted=fitted)))
+    return from_record(record, site, fmt)
+
+
+def _rounded(site: Site, fmt: BlockFormat, *, fitted: bool) -> Rounded | None:
     found = find_blocks(site.matrix, fmt, fitted=fitted)
-    if found is not None:
-        after = blocks_sqnr(site.matrix, found)
-        before = nearest_sqnr(site, fmt) if fitted else after
-        for node in site.readers[:1] if np.isfinite([before, after]).all() else ():
-            measured(node, before, after)
-    return found
+    if found is None:
+        return None
+    after = blocks_sqnr(site.matrix, found)
+    return Rounded(found, after, _nearest_sqnr(site, fmt) if fitted else after, after)
 
 
 def nearest_sqnr(site: Site, fmt: BlockFormat) -> float:
     """Return the signal-to-noise ratio (dB) of a weight rounded to nearest."""
+    settings = (PASS, "sqnr of nearest", site.across, fmt)
+    record = kept(site.weight, settings, lambda: (np.array(_nearest_sqnr(site, fmt)),))
+    return float(record[0])
+
+
+def _nearest_sqnr(site: Site, fmt: BlockFormat) -> float:
     found = find_blocks(site.matrix, fmt, fitted=False)
     return -np.inf if found is None else blocks_sqnr(site.matrix, found)

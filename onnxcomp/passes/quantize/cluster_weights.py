@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +14,7 @@ from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.errors import UsageError
 from onnxcomp.exclusion import is_excluded, read_globs
 from onnxcomp.graph import Array, opset_version
+from onnxcomp.keeping import Record, counting, is_kept, kept
 from onnxcomp.linear.gram import Seen, look_at
 from onnxcomp.linear.layers import Layer, decibels, find_layers, has_known_pads, is_shared
 from onnxcomp.opset import raise_opset
@@ -27,6 +30,7 @@ from onnxcomp.passes.quantize._constants import (
     packed,
 )
 from onnxcomp.passes.quantize._naming import fresh_name, used_names
+from onnxcomp.passes.quantize._rounded import digest_of_look
 from onnxcomp.registry import Effect, measured, register
 
 OPS = ("Conv", "Gemm", "MatMul", "Gather")
@@ -38,6 +42,15 @@ LEAST_SQNR_OF_FEW = 2.0
 FEW = ("ternary", "binary")
 # A matrix of more columns is not looked at through its inputs.
 COLUMNS = 4096
+PASS = "cluster-weights"
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The values of a weight in rising order, and the signal-to-noise ratio (dB) they leave."""
+
+    values: Array
+    sqnr: float
 
 
 @register(Effect.LOSSY, ops=OPS, strengths={"ratio": 0.0})
@@ -76,22 +89,24 @@ def cluster_weights(
     """
     _check(codebook, values, ratio)
     globs = read_globs(model, exclude, "cluster-weights")
-    found = {
-        site: plain
-        for site in find_sites(model, frozenset(OPS), least)
-        if (plain := _plain_codebook(site, globs, codebook, values)) is not None
-    }
-    kept = mildest({site: _sqnr(site, book) for site, book in found.items()}, ratio)
-    found = {site: book for site, book in found.items() if site in kept}
+    sites = [site for site in find_sites(model, frozenset(OPS), least) if not _refused(site, globs)]
+    with counting(PASS, len(sites)):
+        found = {
+            site: plain
+            for site in sites
+            if (plain := _plain_codebook(site, codebook, values)) is not None
+        }
+    chosen = mildest({site: book.sqnr for site, book in found.items()}, ratio)
+    found = {site: book for site, book in found.items() if site in chosen}
     if not found:
         return 0
-    _weigh(model, found, samples, codebook, values)
-    if any(len(each) <= NIBBLE for each in found.values()):
+    books = _weighed(model, found, samples, codebook, values)
+    if any(len(each) <= NIBBLE for each in books.values()):
         raise_opset(model, OPSET)
     used = used_names(model)
-    for site, book in found.items():
+    for site, book in books.items():
         _write(site, book, used, opset_version(model))
-    return len(found)
+    return len(books)
 
 
 def _check(codebook: str, values: int, ratio: float) -> None:
@@ -107,23 +122,36 @@ def _check(codebook: str, values: int, ratio: float) -> None:
         raise UsageError(f"cluster-weights: ratio is a share from 0 to 1, got {ratio}")
 
 
-def _plain_codebook(site: Site, globs: list[str], kind: str, values: int) -> Array | None:
-    """Return the codebook of a weight, each number counting alike; None where it is left alone."""
-    book, reason = None, ""
+def _refused(site: Site, globs: list[str]) -> bool:
+    reason = ""
     if site.weight.dtype != ir.DataType.FLOAT:
         reason = f"its weight is {site.weight.dtype.name.lower()}, not float32"
     elif any(is_excluded(node, globs) for node in site.readers):
         reason = "excluded"
-    elif not np.isfinite(site.matrix).all():
-        reason = "its weight is not finite"
-    else:
-        book = find_codebook(kind, histogram(site.matrix), values)
-        sqnr = _sqnr(site, book)
-        if sqnr == -math.inf:
-            reason = "its weight is all zero"
-        elif sqnr < (LEAST_SQNR_OF_FEW if kind in FEW else LEAST_SQNR):
-            reason = f"its weight would keep only {sqnr:.1f} dB"
+    return left(site, reason)
+
+
+def _plain_codebook(site: Site, kind: str, values: int) -> Codebook | None:
+    """Return the codebook of a weight, each number counting alike; None where it is left alone."""
+    make = partial(_plain_record, site, kind, values)
+    record = kept(site.weight, (PASS, site.across, kind, values), make)
+    if not record:
+        left(site, "its weight is not finite")
+        return None
+    book = Codebook(record[0], float(record[1]))
+    reason = ""
+    if book.sqnr == -math.inf:
+        reason = "its weight is all zero"
+    elif book.sqnr < (LEAST_SQNR_OF_FEW if kind in FEW else LEAST_SQNR):
+        reason = f"its weight would keep only {book.sqnr:.1f} dB"
     return None if left(site, reason) else book
+
+
+def _plain_record(site: Site, kind: str, values: int) -> Record:
+    if not np.isfinite(site.matrix).all():
+        return ()
+    book = find_codebook(kind, histogram(site.matrix), values)
+    return book, np.array(_sqnr(site, book))
 
 
 def _sqnr(site: Site, book: Array) -> float:
@@ -140,10 +168,13 @@ def _sqnr(site: Site, book: Array) -> float:
 
 
 # ---------------------------------------------------------------- what inputs say
-def _weigh(
-    model: ir.Model, found: dict[Site, Array], samples: Samples, kind: str, values: int
-) -> None:
-    """Put codebooks that count numbers by their inputs where they are better; note the errors."""
+def _weighed(
+    model: ir.Model, found: dict[Site, Codebook], samples: Samples, kind: str, values: int
+) -> dict[Site, Array]:
+    """Return the codebooks, those that count numbers by their inputs where they are better.
+
+    What was measured of each is noted.
+    """
     sites = {site.value: site for site in found}
     layers = [
         layer
@@ -153,20 +184,42 @@ def _weigh(
         and not is_shared(layer)
         and has_known_pads(layer.node)
     ]
+    books = {site: book.values for site, book in found.items()}
     looked: set[Site] = set()
-    for layer, seen in look_at(model.clone(), layers, samples):
-        value = layer.node.inputs[1]
-        if seen is not None and value is not None:
-            site = sites[value]
-            looked.add(site)
-            found[site] = _better(layer, seen, site, found[site], kind, values)
+    look = digest_of_look(model, layers, samples)
+
+    def settings(layer: Layer) -> tuple[object, ...]:
+        site = _site_of(layer, sites)
+        return (PASS, "looked at", look, site.value.name, site.across, kind, values)
+
+    def is_known(layer: Layer) -> bool:
+        return is_kept(_site_of(layer, sites).weight, settings(layer))
+
+    for layer, seen in look_at(model.clone(), layers, samples, is_known):
+        if seen is None and not is_known(layer):
+            continue
+        site = _site_of(layer, sites)
+        looked.add(site)
+        make = partial(_better, layer, seen, site, books[site], kind, values)
+        books[site], errors = kept(site.weight, settings(layer), make)
+        measured(layer.node, *map(float, errors))
     for site, book in found.items():
         if site not in looked:
-            sqnr = _sqnr(site, book)
-            measured(site.readers[0], sqnr, sqnr)
+            measured(site.readers[0], book.sqnr, book.sqnr)
+    return books
 
 
-def _better(layer: Layer, seen: Seen, site: Site, plain: Array, kind: str, values: int) -> Array:
+def _site_of(layer: Layer, sites: dict[ir.Value, Site]) -> Site:
+    value = layer.node.inputs[1]
+    assert value is not None
+    return sites[value]
+
+
+def _better(
+    layer: Layer, seen: Seen | None, site: Site, plain: Array, kind: str, values: int
+) -> Record:
+    """Return the better codebook, and the ratios (dB) of the plain and of the better one."""
+    assert seen is not None
     importance = np.einsum("gkk->gk", seen.gram)
     by_row = np.repeat(importance, layer.rows, axis=0)  # [groups * rows, columns]
     weighted = find_codebook(kind, histogram(site.matrix, by_row), values)
@@ -175,8 +228,8 @@ def _better(layer: Layer, seen: Seen, site: Site, plain: Array, kind: str, value
         seen.error(weight - book[codes_of(site.matrix, book)].reshape(weight.shape))
         for book in (plain, weighted)
     ]
-    measured(layer.node, *(decibels(seen.error(weight), each) for each in (errors[0], min(errors))))
-    return weighted if errors[1] < errors[0] else plain
+    ratios = [decibels(seen.error(weight), each) for each in (errors[0], min(errors))]
+    return (weighted if errors[1] < errors[0] else plain), np.array(ratios)
 
 
 # ---------------------------------------------------------------- the rewrite

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
@@ -22,9 +22,9 @@ from onnxcomp.passes.quantize._block_forms import (
 )
 from onnxcomp.passes.quantize._block_grid import BlockFormat
 from onnxcomp.passes.quantize._block_rounding import nearest_sqnr, round_sites
-from onnxcomp.passes.quantize._blocks import Blocks, blocks_sqnr
 from onnxcomp.passes.quantize._constants import Site, find_sites, left, mildest
 from onnxcomp.passes.quantize._naming import used_names
+from onnxcomp.passes.quantize._rounded import Rounded
 from onnxcomp.registry import Effect, register, settle
 from onnxcomp.targets import Target
 
@@ -103,12 +103,12 @@ def quantize_blocks(
     if any(_needs_opset(site, bits, form) for site in sites) and not raise_opset(model, OPSET):
         sites = [site for site in sites if not _is_too_old(model, site, bits, form)]
     used, changed = used_names(model), 0
-    for site, blocks in round_sites(model, sites, formats, samples, rounding):
-        if _loses_too_much(site, blocks):
+    for site, rounded in round_sites(model, sites, formats, samples, rounding):
+        if _loses_too_much(site, rounded):
             continue
-        assert blocks is not None
+        assert rounded is not None
         changed += 1
-        writing = Writing(site, blocks, used)
+        writing = Writing(site, rounded.blocks, used)
         if form == "standard":
             write_standard(writing)
         elif form == "nbits" and has_nbits(site):
@@ -186,11 +186,11 @@ def _is_too_old(model: ir.Model, site: Site, bits: int, form: str) -> bool:
     return left(site, reason if _needs_opset(site, bits, form) else "")
 
 
-def _loses_too_much(site: Site, blocks: Blocks | None) -> bool:
+def _loses_too_much(site: Site, rounded: Rounded | None) -> bool:
     """Say whether a weight is to stay as it is, which its readers hear."""
-    if blocks is None:
+    if rounded is None:
         return left(site, "its weight is not finite")
-    sqnr = blocks_sqnr(site.matrix, blocks)
-    if sqnr == -np.inf:
+    sqnr = rounded.sqnr
+    if sqnr == -math.inf:
         return left(site, "its weight is all zero")
     return left(site, "" if sqnr >= LEAST_SQNR else f"its weight would keep only {sqnr:.1f} dB")
