@@ -23,7 +23,7 @@ from onnxcomp.graph import (
 from onnxcomp.parity import compare_outputs
 from onnxcomp.registry import Effect
 from onnxcomp.runtime import Session
-from onnxcomp.shapes import infer_shapes
+from onnxcomp.shapes import infer_shapes, skeleton
 
 REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
@@ -90,7 +90,8 @@ def _equivalent(before: ir.Model, after: ir.Model) -> bool:
     """Say whether a raised model is valid and answers as before on random inputs."""
     try:
         session = Session(after)
-        onnx.checker.check_model(ir.to_proto(after))
+        # Without the weights in files, whose paths the checker would refuse.
+        onnx.checker.check_model(skeleton(after))
     except (ModelError, onnx.checker.ValidationError, ValueError):
         return False
     if any(is_random(node) for node in all_nodes(before)):
