@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import shutil
@@ -26,6 +27,7 @@ from onnxcomp.cli import cli
 from onnxcomp.edits import sweep
 from onnxcomp.errors import ContractError, ModelError, UsageError
 from onnxcomp.journal import MAGIC, Journal
+from onnxcomp.linear import gram
 from onnxcomp.model_io import load_model, save_model
 from onnxcomp.passes.quantize import _block_rounding, cluster_weights
 from onnxcomp.registry import apply, find_pass
@@ -34,9 +36,6 @@ from onnxcomp.stages import listening
 from onnxcomp.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from _transformer import write_transformer  # type: ignore[import-untyped]  # noqa: E402
-
 DIGITS = ROOT / "models" / "digits.npz"
 LAYERS = 3
 WEIGHTS = 6 * LAYERS + 1
@@ -70,6 +69,9 @@ cli.main()
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("transformer") / "m.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        write_transformer = importlib.import_module("_transformer").write_transformer
     write_transformer(path, width=64, layers=LAYERS, words=100)
     return path
 
@@ -266,6 +268,22 @@ def test_layers_whose_rounding_is_known_are_not_run_again(
     interrupted(digits, out, 3, "quantize-blocks", form="folded", rounding="gptq")
     monkeypatch.setattr("onnxcomp.linear.gram.tap", None)
     convert(digits, out, "quantize-blocks", form="folded", rounding="gptq")
+
+
+@pytest.mark.parametrize("name", ["quantize-blocks", "cluster-weights"])
+def test_of_layers_that_are_run_in_groups_only_the_unknown_groups_are(
+    name: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    monkeypatch.setattr(gram, "HELD", 2)
+    out, options = tmp_path / "o.onnx", {"form": "folded"} if name == "quantize-blocks" else {}
+    convert(digits, out, name, **options)
+    wanted, total = content(out), spy.take()
+    for count in range(1, total):
+        interrupted(digits, out, count, name, **options)
+        spy.take()
+        convert(digits, out, name, **options)
+        assert spy.take() == total - count
+        assert content(out) == wanted
 
 
 def test_the_form_that_was_timed_stays(
