@@ -152,13 +152,16 @@ def table(name: str, found: list[Point]) -> str:
         )
     lines.append("")
     for drop in WITHIN:
-        best = {p: _least(found, p, drop) for p in dict.fromkeys(each.label for each in found)}
+        near = _near(found, drop)
+        fast = {p: min(best, key=lambda each: each.latency) for p, best in near.items()}
+        small = {p: min(best, key=lambda each: each.size) for p, best in near.items()}
         told = "; ".join(
             f"{p} {point.macs:.2f} of MACs in {point.latency:.2f} of the time"
-            for p, point in best.items()
-            if point is not None and p != DENSE
+            for p, point in fast.items()
         )
-        lines.append(f"Within {drop:.0%}: {told or 'none'}.")
+        lines.append(f"Within {drop:.0%}, fastest: {told or 'none'}.")
+        told = "; ".join(f"{p} {point.size:.2f} of bytes" for p, point in small.items())
+        lines.append(f"Within {drop:.0%}, smallest: {told or 'none'}.")
     for share in SHARES_OF_TIME:
         told = "; ".join(
             f"{label} {point.metric:.3f}"
@@ -176,17 +179,14 @@ def _best(found: list[Point], label: str, share: float) -> Point | None:
     return max(known, key=lambda each: each.metric or 0.0, default=None)
 
 
-def _least(found: list[Point], label: str, drop: float) -> Point | None:
-    """Return the fastest model of a compressor whose metric falls by so much at most."""
+def _near(found: list[Point], drop: float) -> dict[str, list[Point]]:
+    """Return by compressor the models whose metric falls by so much at most."""
     dense = found[0].metric
-    if dense is None:
-        return None
-    good = [
-        each
-        for each in found
-        if each.label == label and each.metric is not None and each.metric >= dense - drop - 1e-9
-    ]
-    return min(good, key=lambda each: each.latency, default=None)
+    near: dict[str, list[Point]] = {}
+    for each in found[1:]:
+        if dense is not None and each.metric is not None and each.metric >= dense - drop - 1e-9:
+            near.setdefault(each.label, []).append(each)
+    return near
 
 
 def compare(

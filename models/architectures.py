@@ -67,6 +67,29 @@ def mlp() -> nn.Module:
     )
 
 
+def vgg(side: int, classes: int) -> nn.Module:
+    """Return a VGG: pairs of 3x3 convolutions, and a dense head that holds most of the numbers."""
+    return chain(
+        conv1=ConvBn(1, 12),
+        conv2=ConvBn(12, 12),
+        pool1=nn.MaxPool2d(2),
+        conv3=ConvBn(12, 24),
+        conv4=ConvBn(24, 24),
+        pool2=nn.MaxPool2d(2),
+        conv5=ConvBn(24, 48),
+        conv6=ConvBn(48, 48),
+        pool3=nn.MaxPool2d(2),
+        flat=nn.Flatten(),
+        fc1=nn.Linear(48 * (side // 8) ** 2, 128),
+        relu1=nn.ReLU(),
+        drop1=nn.Dropout(0.3),
+        fc2=nn.Linear(128, 64),
+        relu2=nn.ReLU(),
+        drop2=nn.Dropout(0.3),
+        head=nn.Linear(64, classes),
+    )
+
+
 class Residual(nn.Module):
     """A basic block: two convolutions, and a 1x1 shortcut where the shape changes."""
 

@@ -12,10 +12,12 @@ SAMPLES = Path(__file__).resolve().with_name("digits.npz")
 BATCH = 64
 
 
-def accuracy(predict: Callable[[dict[str, np.ndarray[Any, Any]]], list[Any]]) -> float:
+def accuracy(
+    predict: Callable[[dict[str, np.ndarray[Any, Any]]], list[Any]], samples: Path = SAMPLES
+) -> float:
     """Return the share of samples whose largest logit is the label's."""
-    with np.load(SAMPLES) as samples:
-        images, labels = samples["image"], samples["labels"]
+    with np.load(samples) as stored:
+        images, labels = stored["image"], stored["labels"]
     answers = [
         np.argmax(predict({"image": images[start : start + BATCH]})[0], axis=1)
         for start in range(0, len(images), BATCH)

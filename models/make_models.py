@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import architectures
+import eval_digits
+import eval_scans
 import handmade
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from eval_digits import accuracy
+from scans import CLASSES, SIDE, make_scans
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +33,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 TRAINED_ON = 1000
 BATCH = 32
-DIGITS_AXES = {"image": {0: "N"}, "logits": {0: "N"}}
+SCANS, HELD_SCANS = 4800, 600
+BATCH_AXES = {"image": {0: "N"}, "logits": {0: "N"}}
 # Two runs of ONNX Runtime, rewrites on and off, differ by rounding only.
 TOLERANCE = 1e-4
 
@@ -70,6 +73,11 @@ def shifted(images: Tensor) -> Tensor:
     down, right = (int(step) for step in torch.randint(-1, 2, (2,)))
     padded = functional.pad(images, (1, 1, 1, 1))
     return padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right]
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Swap left and right in a batch, or not."""
+    return images.flip(3) if torch.rand(()) < 0.5 else images
 
 
 def classify(logits: Tensor, labels: Tensor) -> Tensor:
@@ -142,7 +150,7 @@ def make_digits(folder: Path, digits: Digits) -> None:
         model = fit(build(), digits.images, digits.labels)
         path = folder / f"digits_{kind}.onnx"
         image = {"image": digits.held_images[:2]}
-        export(model, path, image, ["logits"], DIGITS_AXES, opset=opset)
+        export(model, path, image, ["logits"], BATCH_AXES, opset=opset)
 
 
 def make_unet(folder: Path, digits: Digits) -> None:
@@ -163,6 +171,23 @@ def make_unet(folder: Path, digits: Digits) -> None:
     export(model, folder / "unet.onnx", {"image": held[:2]}, ["ink"], axes, opset=18)
     right = ((model(held) > 0.5) == (held_ink > 0.5)).float().mean()
     print(f"unet: {float(right):.2%} of pixels right, {float(1 - held_ink.mean()):.2%} are paper")
+
+
+def make_scans_vgg(folder: Path) -> None:
+    """Train and write the VGG that tells scans apart, and scans held out."""
+    images, labels = make_scans(SCANS, seed=8)
+    held, held_labels = make_scans(HELD_SCANS, seed=9)
+    np.savez_compressed(folder / "scans.npz", image=held, labels=held_labels)
+    torch.manual_seed(8)
+    model = fit(
+        architectures.vgg(SIDE, CLASSES),
+        torch.tensor(images),
+        torch.tensor(labels),
+        augment=mirrored,
+        epochs=12,
+    )
+    image = {"image": torch.tensor(held[:2])}
+    export(model, folder / "scans_vgg.onnx", image, ["logits"], BATCH_AXES, opset=16, fold=True)
 
 
 def make_untrained(folder: Path) -> None:
@@ -194,6 +219,7 @@ def trial_feeds(name: str, size: int) -> Feeds:
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     shapes = {
         "unet": ("image", (size, 1, 8 * size, 16 + 4 * size)),
+        "scans_vgg": ("image", (size, 1, SIDE, SIDE)),
         "lstm": ("frames", (5 + size, size, 32)),
         "control_flow": ("x", (size, 32)),
         "dynamic_shapes": ("x", (size, 4 + size, 32)),
@@ -221,7 +247,9 @@ def check(path: Path) -> str:
         for left, right in zip(plain.run(None, feeds), optimized.run(None, feeds), strict=True):
             np.testing.assert_allclose(left, right, rtol=TOLERANCE, atol=TOLERANCE)
     score = ""
-    if path.stem.startswith("digits"):
+    metrics = {"digits": eval_digits.accuracy, "scans": eval_scans.accuracy}
+    accuracy = metrics.get(path.stem.partition("_")[0])
+    if accuracy is not None:
         score = f"{accuracy(lambda feeds: list(plain.run(None, feeds))):.2%}"
     normalizations = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
     opset = model.opset_import[0].version
@@ -242,6 +270,7 @@ def main() -> None:
     onnx.save(handmade.dynamic_shapes(), folder / "dynamic_shapes.onnx")
     make_unet(folder, digits)
     make_digits(folder, digits)
+    make_scans_vgg(folder)
     print("| file | opset | kB | nodes | BN | accuracy |\n|---|---|---|---|---|---|")
     for path in sorted(folder.glob("*.onnx")):
         print(check(path))

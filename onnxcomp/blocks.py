@@ -79,6 +79,7 @@ def _milder(steps: Sequence[Step], problem: str, context: Context, done: Done) -
     if not any(_strengths(step) for step in steps):
         return None
     best: Done | None = None
+    kept: Sequence[Step] = ()  # as asked: what ran has the ranks that it came to, no strength
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         share = (low + high) / 2
@@ -92,10 +93,10 @@ def _milder(steps: Sequence[Step], problem: str, context: Context, done: Done) -
         elif _judge(tried, done, context, timed=False):
             high = share
         else:
-            best, low = tried, share
+            best, kept, low = tried, asked, share
     if best is None or _judge(best, done, context):
         return None
-    settled = ", ".join(_described(step) for step in best.ran[len(done.ran) :] if _strengths(step))
+    settled = ", ".join(_described(step) for step in kept if _strengths(step))
     context.say(f"warning: {problem}; the most that was found to keep the budget is {settled}")
     return best
 

@@ -141,6 +141,7 @@ def _samples(model: ir.Model, recipe: Recipe, given: Given, say: Say) -> Samples
         seed=recipe.seed,
         model=model,
         preprocess=recipe.preprocess,
+        keep=recipe.is_lossy,
     )
     if samples.note:
         say(samples.note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -39,13 +38,14 @@ class Evidence:
         return not self.parity.outputs
 
 
-def judge(yardstick: Yardstick, after: ir.Model) -> Evidence:
+def judge(yardstick: Yardstick, after: ir.Model, answers: Evidence | None = None) -> Evidence:
     """Measure a result against the model it came from.
 
     It must load at every optimization level and run on every held-out sample; what ONNX Runtime
-    refuses of it is a problem, not an error.
+    refuses of it is a problem, not an error. `answers` are what was measured of them already.
     """
-    found = judge_answers(yardstick, after, levels=LEVELS)
+    found = judge_answers(yardstick, after) if answers is None else answers
+    found = found if found.problems else _at_every_level(yardstick, after, found)
     if found.problems or not yardstick.budget.timed:
         return found
     candidate = Session(after, optimize=True, threads=yardstick.budget.threads)
@@ -61,14 +61,23 @@ def judge(yardstick: Yardstick, after: ir.Model) -> Evidence:
     return replace(found, latency=latency, problems=tuple(problems))
 
 
-def judge_answers(yardstick: Yardstick, after: ir.Model, levels: Sequence[str] = ()) -> Evidence:
-    """Measure all of a result but its latency; it must load and run at these levels too."""
-    budget = yardstick.budget
+def _at_every_level(yardstick: Yardstick, after: ir.Model, found: Evidence) -> Evidence:
+    """Load and run a result at every optimization level, and note where that fails."""
     try:
         with as_source(after) as source:
-            for level in levels:
-                Session(source, optimize=level, threads=budget.threads).run(yardstick.timed[0])
-            candidate = Session(source, optimize=True, threads=budget.threads)
+            for level in LEVELS:
+                session = Session(source, optimize=level, threads=yardstick.budget.threads)
+                session.run(yardstick.timed[0])
+    except ModelError as error:
+        return replace(found, problems=(str(error),))
+    return found
+
+
+def judge_answers(yardstick: Yardstick, after: ir.Model) -> Evidence:
+    """Measure all of a result but its latency."""
+    budget = yardstick.budget
+    try:
+        candidate = Session(after, optimize=True, threads=budget.threads)
         parity = yardstick.parity(candidate)
         metric = yardstick.metric(candidate)
     except ModelError as error:

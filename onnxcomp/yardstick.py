@@ -12,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.acceptance import Budget
+from onnxcomp.ahead import in_order
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
 from onnxcomp.latency import measure_in_turns
 from onnxcomp.parity import Parity, ParityMeter
 from onnxcomp.report import Latency
-from onnxcomp.runtime import Session, first_line
+from onnxcomp.runtime import Feeds, Session, first_line
 from onnxcomp.verify import Metric, predictor
 
 # Latency is taken on the first few samples held out, fewer where a pass over them takes long.
@@ -75,8 +76,12 @@ class Yardstick:
     def parity(self, candidate: Session) -> Parity:
         """Compare a candidate's answers to the samples held out."""
         meter = ParityMeter()
-        for feeds, expected in self._expected():
-            meter.add(expected, candidate.run(feeds))
+
+        def answered(sample: tuple[Feeds, Answers]) -> tuple[Answers, Answers]:
+            return sample[1], candidate.run(sample[0])
+
+        for expected, found in in_order(answered, self._expected()):
+            meter.add(expected, found)
         return meter.result()
 
     def metric(self, candidate: Session) -> Metric | None:
@@ -90,7 +95,7 @@ class Yardstick:
         """Time it in turns with the original, or with another, for about so many seconds."""
         return measure_in_turns(before or self.fast, candidate, self.timed, seconds)
 
-    def _expected(self) -> Iterator[tuple[Mapping[str, Array], Answers]]:
+    def _expected(self) -> Iterator[tuple[Feeds, Answers]]:
         for index, feeds in enumerate(self.budget.held_out):
             if index < len(self._answers):
                 yield feeds, self._answers[index]

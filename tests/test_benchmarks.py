@@ -130,6 +130,31 @@ def test_rounding_is_no_difference_however_small_the_range(tmp_path: Path) -> No
     assert verdict["judge"](one, far)["problems"]
 
 
+def test_the_fastest_and_the_smallest_near_enough_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    curves = runpy.run_path(str(BENCHMARKS / "_curves.py"))
+    found = [
+        curves["Point"](label, 0.5, macs, size, latency, metric, 1.0)
+        for label, macs, size, latency, metric in (
+            (curves["DENSE"], 1, 1, 1, 0.95),
+            ("fast", 0.7, 0.6, 0.5, 0.945),
+            ("fast", 0.6, 0.4, 0.8, 0.941),
+            ("far", 0.3, 0.2, 0.4, 0.935),
+            ("wrong", 0.1, 0.1, 0.1, 0.5),
+            ("unknown", 0.1, 0.1, 0.1, None),
+        )
+    ]
+    told = dict(
+        line.split(": ", 1) for line in curves["table"]("m", found).splitlines() if ": " in line
+    )
+    assert told["Within 1%, fastest"] == "fast 0.70 of MACs in 0.50 of the time."
+    assert told["Within 1%, smallest"] == "fast 0.40 of bytes."
+    assert told["Within 2%, smallest"] == "fast 0.40 of bytes; far 0.20 of bytes."
+    assert "far" not in told["Within 1%, fastest"]
+
+
 def test_the_readme_keeps_all_but_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

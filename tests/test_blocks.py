@@ -10,6 +10,7 @@ import pytest
 
 import onnxcomp
 from onnxcomp import blocks, channel_block, targets
+from onnxcomp.recipe import Recipe, Step
 from onnxcomp.report import Report
 from onnxcomp.run import Result
 from onnxcomp.targets import TARGETS, detect
@@ -53,6 +54,19 @@ def test_what_breaks_the_budget_is_done_by_less_and_said_so() -> None:
     assert 0 < ratio(result) < 0.5
     assert any(f"the most that was found to keep the budget is prune-channels ratio={ratio(result)}"
                in text for text in said)  # fmt: skip
+
+
+def test_what_settles_on_ranks_is_said_in_the_terms_that_it_was_asked_in() -> None:
+    said: list[str] = []
+    recipe = Recipe(steps=(Step("factorize-gemm", {"energy": 0.5, "smaller": True}),))
+    given = {"calib": DIGITS, "samples": 64, "min_sqnr": 12.0, "target": ELSEWHERE}
+    mlp = MODELS / "digits_mlp.onnx"
+    result = onnxcomp.optimize(mlp, recipe=recipe, say=said.append, **given)  # type: ignore[arg-type]
+    [warning] = [text for text in said if "the most that was found" in text]
+    energy = float(warning.rpartition("factorize-gemm energy=")[2])
+    assert 0.5 < energy < 1
+    [left] = result.recipe.steps
+    assert left.options["ranks"]
 
 
 def test_what_never_keeps_the_budget_is_left_out() -> None:

@@ -16,7 +16,7 @@ from onnxcomp.cli import cli
 from onnxcomp.recipe_file import load_recipe
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-SAMPLES = {"digits_cnn": "digits.npz", "encoder": "encoder.npz"}
+SAMPLES = {"digits_cnn": "digits.npz", "digits_mlp": "digits.npz", "encoder": "encoder.npz"}
 
 
 def optimize(*arguments: object) -> None:
@@ -24,7 +24,7 @@ def optimize(*arguments: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "encoder", "lstm"])
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_mlp", "encoder", "lstm"])
 def test_the_saved_recipe_makes_the_same_bytes_twice(name: str, tmp_path: Path) -> None:
     model = MODELS / f"{name}.onnx"
     outs = [tmp_path / f"{index}.onnx" for index in range(3)]

@@ -421,7 +421,6 @@ def test_errors_of_user_code(code: str, name: str, text: str | None) -> None:
         assert text in refused(f"{code}:{name}")
         return
     samples = open_samples(f"{code}:{name}", ONE)  # one sample is gone after this
-    assert len(list(samples)) == 2
     with pytest.raises(SamplesError, match="must return a fresh iterable"):
         list(samples)
 

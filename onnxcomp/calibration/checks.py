@@ -13,6 +13,8 @@ from onnxcomp.errors import SamplesError
 from onnxcomp.graph import Array
 from onnxcomp.runtime import InputSpec, first_line
 
+# What is asked of the functions that give samples.
+FRESH = "a function must return a fresh iterable at each call"
 STRING = np.dtype(object)
 Label = NDArray[np.int64]
 
@@ -30,8 +32,8 @@ class Raw:
 
     `read` starts afresh and yields where a sample is (for messages) and the sample: a mapping by
     input name, the one array of a one-input model, or either `Later`. `once` says that it can be
-    read one time, `classes` how many classes the labels are of where that is known, `note` how
-    images were preprocessed.
+    read one time, `costly` that reading computes something, `classes` how many classes the labels
+    are of where that is known, `note` how images were preprocessed.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Raw:
     count: int | None = None
     labels: Label | None = None
     once: bool = False
+    costly: bool = False
     classes: int = 0
     note: str = ""
 

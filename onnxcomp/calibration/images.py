@@ -96,6 +96,7 @@ def read_pictures(
         read,
         count,
         _by_sample(labels, count, step) if found.classes else None,
+        costly=True,
         classes=found.classes,
         note=f"images: {wanted}",
     )

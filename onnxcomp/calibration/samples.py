@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.checks import Label, Raw, conform, numbered
 from onnxcomp.calibration.files import read_file, read_folder
+from onnxcomp.calibration.kept import Kept
 from onnxcomp.calibration.preprocess import Preprocess, make_preprocess
 from onnxcomp.calibration.spool import spooled
 from onnxcomp.calibration.synthetic import random_feeds, runnable_sizes
@@ -22,6 +23,8 @@ from onnxcomp.graph import Array
 from onnxcomp.runtime import InputSpec, value_spec
 
 RANDOM_COUNT = 16
+# Bytes of samples that may be kept; the others are read again whenever they are wanted.
+KEPT = 32_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,7 @@ def open_samples(
     seed: int = 0,
     model: ir.Model | None = None,
     preprocess: Preprocess | Mapping[str, object] | None = None,
+    keep: bool = False,
 ) -> Samples:
     """Open calibration data, of which the first sample is checked at once, the others when read.
 
@@ -61,6 +65,7 @@ def open_samples(
     function, an iterable of dicts, arrays with a leading sample axis, a reader with `get_next`. At
     most the first `limit` samples are used; of images in folders by class, as many from all over
     them. `preprocess` says how images become inputs; what it leaves open follows from the input.
+    `keep` says that samples which take work to read are kept, up to 32 MB.
     Raises `SamplesError`, one line that quotes the mismatch.
     """
     if limit is not None and limit < 1:
@@ -81,7 +86,8 @@ def open_samples(
         )
     if raw.once:
         raw = spooled(raw, inputs, limit)
-    samples = _checked(_with_true_classes(raw, model), inputs, limit, synthetic)
+    raw = _with_true_classes(raw, model)
+    samples = _checked(raw, inputs, limit, synthetic=synthetic, keep=keep)
     next(iter(samples))
     return samples
 
@@ -113,20 +119,13 @@ def _part(samples: Samples, every: int, *, held_out: bool) -> Samples:
     return replace(samples, pick=pick, count=count, labels=labels)
 
 
-def _checked(raw: Raw, inputs: Sequence[InputSpec], limit: int | None, synthetic: bool) -> Samples:
-    def pick(mine: Callable[[int], bool]) -> Iterator[dict[str, Array]]:
-        empty = True
-        for index, (where, sample) in enumerate(islice(raw.read(), limit)):
-            if mine(index):
-                yield conform(where, sample, inputs)
-            empty = False
-        if empty:
-            raise SamplesError(
-                f"{raw.source}: no samples (a function must return a fresh iterable at each call)"
-                if raw.count is None
-                else f"{raw.source}: no samples"
-            )
+def _checked(
+    raw: Raw, inputs: Sequence[InputSpec], limit: int | None, *, synthetic: bool, keep: bool
+) -> Samples:
+    def as_feeds(where: str, sample: object) -> dict[str, Array]:
+        return conform(where, sample, inputs)
 
+    pick = Kept(raw, limit, as_feeds, KEPT if keep and raw.costly else 0).pick
     count = raw.count if raw.count is None or limit is None else min(raw.count, limit)
     labels = raw.labels if raw.labels is None else raw.labels[:limit]
     return Samples(raw.source, pick, count, labels, synthetic, raw.note)

@@ -49,4 +49,5 @@ def spooled(raw: Raw, specs: Sequence[InputSpec], limit: int | None) -> Raw:
     pairs = zip(range(limit), raw.read(), strict=False) if limit else enumerate(raw.read())
     feeds = (conform(where, sample, specs) for _, (where, sample) in pairs)
     spool = Spool(feeds, [spec.name for spec in specs])
-    return replace(raw, read=lambda: numbered(raw.source, spool), count=spool.count, once=False)
+    plain = replace(raw, count=spool.count, once=False, costly=False)
+    return replace(plain, read=lambda: numbered(raw.source, spool))

@@ -7,13 +7,14 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxcomp.calibration.checks import Raw, numbered, only_input
+from onnxcomp.calibration.checks import FRESH, Raw, numbered, only_input
 from onnxcomp.calibration.columns import array_column, from_columns
 from onnxcomp.errors import SamplesError
 from onnxcomp.runtime import InputSpec, first_line
@@ -67,12 +68,14 @@ def from_object(
         return numbered(source, _steps(given, source, folder))
 
     if not isinstance(given, type) and hasattr(given, "get_next"):
-        return Raw(source, read, once=not hasattr(given, "rewind"))
+        return Raw(source, read, once=not hasattr(given, "rewind"), costly=True)
     if isinstance(given, Iterable) and not isinstance(given, (str, bytes, type)):
         count = len(given) if isinstance(given, Sequence) else None
-        return Raw(source, read, count, once=isinstance(given, Iterator))
+        costly = not isinstance(given, Sequence)
+        return Raw(source, read, count, once=isinstance(given, Iterator), costly=costly)
     if callable(given):
-        return Raw(source, read)
+        made = _Fresh(given, source)
+        return Raw(source, lambda: numbered(source, _steps(made, source, folder)), costly=True)
     raise SamplesError(
         f"{source}: {type(given).__name__} gives no samples; pass a function or an iterable of "
         "dicts of arrays by input name"
@@ -85,6 +88,22 @@ def describe_object(given: object) -> str:
         return f"array {given.dtype}[{','.join(str(dim) for dim in given.shape)}]"
     name = getattr(given, "__qualname__", None) if callable(given) else None
     return name or type(given).__name__
+
+
+@dataclass
+class _Fresh:
+    """A function that gives samples, whose iterators must not be the one that it gave before."""
+
+    given: Callable[[], object]
+    source: str
+    _last: object = None
+
+    def __call__(self) -> object:
+        made = self.given()
+        if isinstance(made, Iterator) and made is self._last:
+            raise SamplesError(f"{self.source}: the same iterator again ({FRESH})")
+        self._last = made
+        return made
 
 
 def _steps(given: Any, source: str, folder: Path | None) -> Iterator[object]:
@@ -122,6 +141,8 @@ def _user_code(source: str, folder: Path | None) -> Iterator[None]:
         sys.path.insert(0, str(folder))
     try:
         yield
+    except SamplesError:
+        raise
     except (Exception, SystemExit) as error:
         raise SamplesError(
             f"{source}: {type(error).__name__}: {first_line(error)}{_place(error, folder)}"

@@ -18,6 +18,7 @@ from onnxcomp.int8.regions import losing_nodes
 from onnxcomp.int8.schemes import CORRECT
 from onnxcomp.int8.sensitivity import Cost, sweep
 from onnxcomp.judging import shortfall_db
+from onnxcomp.kernel_times import kernel_times
 from onnxcomp.stages import stage
 
 # How often the number of values to give back is doubled, and how much more (dB) is aimed at.
@@ -34,8 +35,9 @@ def without_losing(bench: Bench, candidate: Candidate) -> Candidate | None:
     yardstick = bench.yardstick
     if not candidate.scheme.ops or candidate.latency is None or yardstick is None:
         return None
-    model, threads = candidate.done.model, yardstick.budget.threads
-    losing = losing_nodes(bench.prepared.unquantized, model, yardstick.timed, threads)
+    model, exact = candidate.done.model, bench.prepared.unquantized
+    times = kernel_times(model, yardstick.timed, yardstick.budget.threads)
+    losing = losing_nodes(exact, model, bench.float_times, times)
     if not losing.keys() - candidate.returned.keys():
         return None
     returned = {**candidate.returned, **losing}
@@ -62,7 +64,7 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     assert inputs.calibration is not None
     assert bench.prepared.ranges is not None
     stage("measuring what each value costs")
-    exact, model = bench.prepared.model, candidate.done.model
+    exact, model = bench.raised.model, candidate.done.model
     found = sweep(exact, model, inputs.calibration, bench.prepared.ranges)
     if found.ranges:
         better = _built(bench, replace(candidate, ranges=found.ranges))

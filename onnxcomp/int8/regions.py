@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnxcomp.graph import Array, is_op, label
-from onnxcomp.kernel_times import kernel_times
+from onnxcomp.graph import is_op, label
 from onnxcomp.passes.quantize._eligibility import FOLLOWER_OPS, MAC_OPS
+
+# Microseconds by the name of a node or value.
+Times = Mapping[str, float]
 
 # A region is given up when it takes this many times as long as in float.
 SLOWER = 1.0
@@ -26,18 +28,14 @@ class Region:
 
 
 def losing_nodes(
-    exact: ir.Model,
-    quantized: ir.Model,
-    feeds: Sequence[Mapping[str, Array]],
-    threads: int,
+    exact: ir.Model, quantized: ir.Model, before: Times, after: Times
 ) -> dict[str, str]:
     """Return the nodes that multiply in regions which are slower in int8, each with the reason.
 
-    The kernels of both models are timed one by one; a region's cost in int8 includes the
-    QuantizeLinear and DequantizeLinear at its borders.
+    `before` and `after` are how long each kernel of both models takes; the cost of a region in int8
+    includes the QuantizeLinear and DequantizeLinear at its borders.
     """
     regions = find_regions(quantized)
-    before, after = (kernel_times(model, feeds, threads) for model in (exact, quantized))
     outputs = {label(node): [out.name or "" for out in node.outputs] for node in exact.graph}
     found: dict[str, str] = {}
     for region in regions:
@@ -52,7 +50,7 @@ def losing_nodes(
     return found
 
 
-def _sum(times: Mapping[str, float], names: set[str]) -> float:
+def _sum(times: Times, names: set[str]) -> float:
     return sum(time for name, time in times.items() if name in names)
 
 

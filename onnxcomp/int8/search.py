@@ -190,7 +190,7 @@ def _measured_again(bench: Bench, best: Candidate) -> Candidate:
     if bench.yardstick is None:
         return best
     stage("judging the result")
-    evidence = judge(bench.yardstick, best.done.model)
+    evidence = judge(bench.yardstick, best.done.model, best.evidence)
     again = replace(best, evidence=evidence)
     if not bench.timed or evidence.problems or again.same_kernels or best.speedup >= SURELY:
         return replace(again, problem=next(iter(evidence.problems), None))

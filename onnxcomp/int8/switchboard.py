@@ -183,14 +183,37 @@ def _add_switches(model: ir.Model, groups: Sequence[Group]) -> None:
         uses = list(value.uses())
         picks = [ir.Node("", "Gather", [vector, place]) for vector in given]
         switch, scale, zero = (pick.outputs[0] for pick in picks)
-        quantize = ir.Node("", "QuantizeLinear", [value, scale, zero])
-        dequantize = ir.Node("", "DequantizeLinear", [quantize.outputs[0], scale, zero])
-        select = ir.Node("", "Where", [switch, dequantize.outputs[0], value])
-        _insert_behind(graph, value, [*picks, quantize, dequantize, select], stem)
+        select = _either(switch, _on_grid(value, scale, zero, stem), _as_is(value, stem))
+        select.outputs[0].shape, select.outputs[0].type = value.shape, value.type
+        _insert_behind(graph, value, [*picks, select], stem)
         for use in uses:
             use.node.replace_input_with(use.idx, select.outputs[0])
         if value.is_graph_output():
             _return_instead(graph, value, select.outputs[0])
+
+
+def _on_grid(value: ir.Value, scale: ir.Value, zero: ir.Value, stem: str) -> list[ir.Node]:
+    quantize = ir.Node("", "QuantizeLinear", [value, scale, zero])
+    dequantize = ir.Node("", "DequantizeLinear", [quantize.outputs[0], scale, zero])
+    quantize.outputs[0].name, dequantize.outputs[0].name = f"{stem}.steps", f"{stem}.on"
+    return [quantize, dequantize]
+
+
+def _as_is(value: ir.Value, stem: str) -> list[ir.Node]:
+    same = ir.Node("", "Identity", [value])
+    same.outputs[0].name = f"{stem}.off"
+    return [same]
+
+
+def _either(switch: ir.Value, on: list[ir.Node], off: list[ir.Node]) -> ir.Node:
+    """Return an If, of which only one branch is computed: most values are off."""
+    branches = []
+    for name, nodes in (("then_branch", on), ("else_branch", off)):
+        result = nodes[-1].outputs[0]
+        result.type = ir.TensorType(ir.DataType.FLOAT)
+        graph = ir.Graph([], [result], nodes=nodes, name=result.name)
+        branches.append(ir.AttrGraph(name, graph))
+    return ir.Node("", "If", [switch], branches)
 
 
 def _return_instead(graph: ir.Graph, value: ir.Value, new: ir.Value) -> None:

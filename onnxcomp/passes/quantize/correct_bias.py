@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.ahead import in_order
 from onnxcomp.calibration.data_free import known_moments
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
@@ -77,8 +78,10 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples, unfused:
         layer = _layer(node) if twin is not None and not exact.is_past(twin) else None
         if layer is None or twin is None:
             continue
-        arrays = pieces.run_to(node)
-        shift = _shift(layer, exact.run_to(twin), arrays)
+        wanted, arrays = in_order(
+            lambda each: each[0].run_to(each[1]), [(exact, twin), (pieces, node)]
+        )
+        shift = _shift(layer, wanted, arrays)
         if shift is None:
             continue
         shifts[label(node)] = shift
@@ -125,8 +128,7 @@ def _is_better(
     feeds = feeds or [one_sample(exact, each) for each in itertools.islice(samples, checks)]
     sessions = [Session(model, optimize=True) for model in (exact, before, after)]
     meters = [ParityMeter(), ParityMeter()]
-    for each in feeds:
-        wanted, *found = [session.run(each) for session in sessions]
+    for wanted, *found in in_order(lambda each: [s.run(each) for s in sessions], feeds):
         for meter, answer in zip(meters, found, strict=True):
             meter.add(wanted, answer)
     plain, corrected = (meter.result().sqnr_db for meter in meters)

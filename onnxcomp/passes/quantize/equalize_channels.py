@@ -110,9 +110,11 @@ def _reaches(model: ir.Model, sets: Sequence[Coupled], samples: Samples) -> list
 def _reach(data: Array, channels: int, coupled: Coupled) -> Array:
     axis = 1 if coupled.of_images else data.ndim - 1
     others = tuple(i for i in range(data.ndim) if i != axis)
-    if data.shape[axis] != channels or not np.isfinite(data).all():
+    if data.shape[axis] != channels:
         return np.zeros(channels)
-    return np.asarray(np.abs(data).max(axis=others, initial=0.0))
+    least, most = (np.asarray(ends(data, axis=others, initial=0.0)) for ends in (np.min, np.max))
+    reach = np.maximum(most, -least)
+    return reach if np.isfinite(reach).all() else np.zeros(channels)
 
 
 # ---------------------------------------------------------------- scaling
