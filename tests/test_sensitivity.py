@@ -1,76 +1,105 @@
-"""The sweep ranks values by what they cost the outputs, and finds ranges that cost less."""
+"""What each quantized value costs is measured with it alone on its grid, and adds up."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from case_pages import parse
+from int8_checks import ranges_of
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.samples import Samples, open_samples
-from onnxcomp.int8.sensitivity import Sweep, sweep
+from onnxcomp.edits import sweep as remove_unused
+from onnxcomp.int8.sensitivity import sweep
+from onnxcomp.int8.switchboard import Switchboard, make_switchboard
+from onnxcomp.model_io import load_model
+from onnxcomp.passes.quantize._numbers import grid_of
+from onnxcomp.pipeline import run_lossless
+from onnxcomp.recipe_file import load_recipe
 from onnxcomp.registry import apply, find_pass
 from onnxcomp.runtime import Session, input_specs
 from onnxcomp.targets import TARGETS
 
-# Eight convolutions in a row; what `c5` makes is given a range that is far too narrow or too wide.
-CHAIN = """agraph (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] c8)
-<{weights}>
-{{
-{nodes}
-}}"""
-LENGTH = 8
+MODELS = Path(__file__).parent.parent / "models"
+LONG = 60.0
 
 
-def chain() -> str:
-    weights = ", ".join(f"float[4, 4, 1, 1] w{i}" for i in range(1, LENGTH + 1))
-    sources = ["x", *(f"c{i}" for i in range(1, LENGTH))]
-    nodes = "\n".join(f"c{i} = Conv ({s}, w{i})" for i, s in enumerate(sources, 1))
-    return CHAIN.format(weights=weights, nodes=nodes)
+def quantized(name: str) -> tuple[ir.Model, ir.Model, Samples, Ranges]:
+    model, _ = run_lossless(load_model(MODELS / name), load_recipe("lossless").steps, None)
+    samples = open_samples(MODELS / "digits.npz", input_specs(model), limit=8)
+    ranges, after = ranges_of(model, list(samples)), model.clone()
+    apply(find_pass("quantize-static"), after, {}, {"ranges": ranges, "target": TARGETS["x86"]})
+    remove_unused(after)
+    return model, after, samples, ranges
 
 
-def swept(worst: float, seconds: float = 60.0) -> tuple[Sweep, Samples]:
-    """Sweep the chain with all ranges right but that of c5, which is `worst` times as wide."""
-    exact = parse(chain(), 17)
-    rng = np.random.default_rng(0)
-    data = [{"x": rng.normal(0, 1, (2, 4, 8, 8)).astype(np.float32)} for _ in range(3)]
-    samples = open_samples(data, input_specs(exact))
-    names = ["x", *(f"c{i}" for i in range(1, LENGTH + 1))]
-    found = [Session(exact, taps=names[1:-1]).run(feeds) | feeds for feeds in data]
-    ends = {n: max(float(np.abs(each[n]).max()) for each in found) for n in names}
-    ranges = {name: Range(-end, end) for name, end in ends.items()}
-    seen = {"c5": ranges["c5"]}
-    ranges["c5"] = Range(-worst * ends["c5"], worst * ends["c5"])
-    calibrated = Ranges(ranges, "minmax", 3, "test", extremes=seen)
-    quantized = exact.clone()
-    needs = {"ranges": calibrated, "target": TARGETS["x86-vnni"]}
-    assert apply(find_pass("quantize-static"), quantized, {}, needs).sites == LENGTH
-    return sweep(exact, quantized, samples, calibrated, seconds), samples
+def by_hand(board: Switchboard, model: ir.Model, index: int) -> float:
+    """Return the noise of one group, its value rounded between two runs of the model."""
+    group, noise, signal = board.groups[index], 0.0, 0.0
+    name = group.values[0]
+    rest = model.clone()
+    value = next(out for node in rest.graph for out in node.outputs if out.name == name)
+    given = ir.Value(name="given", type=ir.TensorType(ir.DataType.FLOAT))
+    rest.graph.inputs.append(given)
+    value.replace_all_uses_with(given)
+    first, second = Session(model, taps=[name]), Session(rest)
+    for feeds in board.feeds:
+        exact = first.run(feeds)
+        steps = np.rint(exact[name] / group.scale) + np.float32(group.zero_point)
+        on_grid = (np.clip(steps, 0, 255) - np.float32(group.zero_point)) * group.scale
+        found = second.run({**feeds, "given": on_grid.astype(np.float32)})
+        for output in rest.graph.outputs:
+            wanted = exact[output.name or ""]
+            signal += float(np.square(wanted, dtype=np.float64).sum())
+            noise += float(np.square(wanted - found[output.name or ""], dtype=np.float64).sum())
+    return noise / signal
 
 
-@pytest.mark.parametrize("worst", [0.2, 30.0], ids=["too narrow", "too wide"])
-def test_the_value_with_the_bad_range_costs_most_until_it_gets_a_better_one(worst: float) -> None:
-    found, _ = swept(worst)
-    assert next(iter(found.ranges)) == "c5"
-    before, _ = swept(worst, seconds=0.0)
-    assert ("c5",) in [cost.values for cost in before.costs[:2]]  # a block of two shares its noise
-    assert found.costs[0].noise < 0.3 * before.costs[0].noise
-    costs = {cost.values[0]: cost.noise for cost in found.costs}
-    assert set(costs) == {"x", *(f"c{i}" for i in range(1, LENGTH + 1))}
-    assert [c.noise for c in found.costs] == sorted(costs.values(), reverse=True)
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_resnet.onnx"])
+def test_a_switch_puts_one_value_on_its_grid(name: str) -> None:
+    model, after, samples, _ = quantized(name)
+    board = make_switchboard(model, after, samples)
+    inner = {out.name for node in model.graph for out in node.outputs}
+    inner -= {out.name for out in model.graph.outputs}
+    assert board.noise([]) < 1e-9
+    checked = 0
+    for index, group in enumerate(board.groups):
+        if group.values[0] in inner:
+            assert board.noise([index]) == pytest.approx(by_hand(board, model, index), rel=0.02)
+            checked += 1
+    assert checked >= 4
 
 
-def test_costs_name_the_nodes_that_would_have_to_be_float() -> None:
-    found, _ = swept(1.0)
-    nodes = {cost.values[0]: set(cost.nodes) for cost in found.costs}
-    assert nodes["c3"] == {"Conv -> c3", "Conv -> c4"}
-    assert nodes["x"] == {"Conv -> c1"}
-    assert nodes["c8"] == {"Conv -> c8"}
-    assert all(30 < cost.sqnr_db < 80 for cost in found.costs)
+def test_all_values_have_a_cost_and_the_dearest_comes_first() -> None:
+    model, after, samples, ranges = quantized("digits_cnn.onnx")
+    board = make_switchboard(model, after, samples)
+    found = sweep(model, after, samples, ranges, LONG)
+    noise = [cost.noise for cost in found.costs]
+    assert {cost.values for cost in found.costs} == {group.values for group in board.groups}
+    assert noise == sorted(noise, reverse=True)
+    assert sum(noise) == pytest.approx(board.noise(range(len(board.groups))), rel=1.0)
 
 
-def test_without_time_blocks_share_their_noise() -> None:
-    found, _ = swept(30.0, seconds=0.0)
-    assert not found.ranges
-    assert len(found.costs) == LENGTH + 1
-    assert found.costs[0].noise > 100 * found.costs[-1].noise
+def test_a_range_that_is_far_too_wide_is_refined() -> None:
+    model, _, samples, ranges = quantized("digits_cnn.onnx")
+    relu = next(node.outputs[0].name or "" for node in model.graph if node.op_type == "Relu")
+    wide = Ranges({**ranges.values, relu: Range(0.0, 40 * ranges.values[relu].hi)}, "minmax", 8, "")
+    extremes = {**wide.values, relu: ranges.values[relu]}
+    given = Ranges(wide.values, "minmax", 8, "", extremes=extremes)
+    after = model.clone()
+    apply(find_pass("quantize-static"), after, {}, {"ranges": wide, "target": TARGETS["x86"]})
+    remove_unused(after)
+    found = sweep(model, after, samples, given, LONG)
+    assert found.costs[0].values[0] == relu
+    assert found.ranges[relu].hi < wide.values[relu].hi
+    before = {cost.values: cost.noise for cost in found.costs}
+    refined = {cost.values: cost.noise for cost in found.refined}
+    changed = {values for values in before if refined[values] != before[values]}
+    assert {values[0] for values in changed} == set(found.ranges)
+    assert all(refined[values] < before[values] for values in changed)
+    board = make_switchboard(model, after, samples)
+    index = [group.values[0] for group in board.groups].index(relu)
+    grid = grid_of(found.ranges[relu])
+    assert board.noise([index], {index: grid}) == pytest.approx(refined[board.groups[index].values])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import onnx_ir as ir
@@ -27,6 +27,8 @@ from onnxcomp.yardstick import Yardstick
 
 # Each candidate is timed beside the lossless model for about this long.
 SECONDS = 0.7
+# A pass that does nothing in so many seconds is not tried again.
+LONG = 1.5
 # What decides whether two schemes came to the same thing.
 COMPUTING = ("quantize-static", "quantize-dynamic")
 
@@ -36,7 +38,8 @@ class Bench:
     """What all candidates start from; `kept` are the preparing steps that held.
 
     `base` is the lossless model, which each has to beat; `prepared` the one that is quantized, and
-    `equalized` that before its weights were rounded, if they were.
+    `equalized` that before its weights were rounded, if they were. `given_up` are passes that took
+    long to find that they do nothing here.
     """
 
     context: Context
@@ -44,6 +47,7 @@ class Bench:
     prepared: Done
     kept: tuple[Step, ...]
     equalized: Done | None = None
+    given_up: set[str] = field(default_factory=set)
 
     @property
     def yardstick(self) -> Yardstick | None:
@@ -142,12 +146,15 @@ def with_correction(bench: Bench, candidate: Candidate) -> Candidate | None:
 
     None where that does nothing. It takes as long to run as before.
     """
-    if not candidate.scheme.ops or candidate.corrected:
+    if not candidate.scheme.ops or candidate.corrected or CORRECT in bench.given_up:
         return None
     found = build(bench, candidate.scheme, candidate.returned, candidate.ranges, corrected=True)
-    if found is None or not any(
-        s.name == CORRECT and s.sites for s in new_steps(bench, found.done)
-    ):
+    if found is None:
+        return None
+    steps = [step for step in new_steps(bench, found.done) if step.name == CORRECT]
+    if not any(step.sites for step in steps):
+        if sum(step.seconds for step in steps) > LONG:
+            bench.given_up.add(CORRECT)
         return None
     return with_answers(bench, replace(found, latency=candidate.latency))
 

@@ -66,15 +66,17 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     stage("measuring what each value costs")
     exact, model = bench.raised.model, candidate.done.model
     found = sweep(exact, model, inputs.calibration, bench.prepared.ranges)
+    costs = found.costs
     if found.ranges:
         better = _built(bench, replace(candidate, ranges=found.ranges))
         if better is None or better.holds:
             return better and with_latency(bench, better)
-        candidate = better
-    few, many = 0, len(found.costs) + 1
-    count = _foretold(bench, candidate, found.costs)
+        if _distance(bench, better) < _distance(bench, candidate):
+            candidate, costs = better, found.refined
+    few, many = 0, len(costs) + 1
+    count = _foretold(bench, candidate, costs)
     for _ in range(ATTEMPTS):
-        better = _with_float(bench, candidate, found.costs[:count])
+        better = _with_float(bench, candidate, costs[:count])
         if better is not None and better.holds:
             return with_latency(bench, better)
         few, many = (few, count) if better is None else (count, many)
@@ -86,10 +88,21 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
 
 def _is_hopeless(bench: Bench, candidate: Candidate) -> bool:
     """Say whether correcting biases takes long, and cannot be enough; what ships is corrected."""
-    assert candidate.evidence is not None
-    budget, latency = bench.context.inputs.budget, candidate.latency
-    missing = 0.0 if budget is None else shortfall_db(candidate.evidence.parity, budget)
+    latency, missing = candidate.latency, _missing(bench, candidate)
     return latency is not None and latency.before_ms > SLOW_MS and missing > HOPELESS_DB
+
+
+def _missing(bench: Bench, candidate: Candidate) -> float:
+    """Return by how many dB the noise has to fall, without a look at the user's metric."""
+    assert candidate.evidence is not None
+    budget = bench.context.inputs.budget
+    return 0.0 if budget is None else shortfall_db(candidate.evidence.parity, budget)
+
+
+def _distance(bench: Bench, candidate: Candidate) -> tuple[float, float]:
+    """Return how far a candidate is from its budget, and its noise in dB."""
+    assert candidate.evidence is not None
+    return _missing(bench, candidate), -candidate.evidence.parity.sqnr_db
 
 
 def _is_worth_repeating(bench: Bench, better: Candidate, candidate: Candidate) -> bool:
@@ -112,9 +125,7 @@ def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> int:
 
     Noise adds up, but for what all of it together measures more or less than its parts.
     """
-    assert candidate.evidence is not None
-    budget = bench.context.inputs.budget
-    missing = 0.0 if budget is None else shortfall_db(candidate.evidence.parity, budget)
+    missing = _missing(bench, candidate)
     if missing == 0.0:  # the user's metric is not met, which says nothing of how much
         return 1
     noise = [cost.noise for cost in costs]

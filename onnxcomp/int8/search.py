@@ -34,7 +34,7 @@ SURELY = 1.3
 # A candidate that computes in int8 has to gain this much; storing weights has not.
 WORTH = 1.02
 # Seconds after which no further candidate is mended.
-PATIENCE = 10.0
+PATIENCE = 7.0
 # Below this share of the best speed so far, a candidate is not worth mending.
 HOPEFUL = 0.9
 # How often regions that are slower in int8 are looked for: giving one back moves the borders.

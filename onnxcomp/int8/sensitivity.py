@@ -17,7 +17,7 @@ from onnxcomp.int8.switchboard import Switchboard, make_switchboard
 from onnxcomp.passes.quantize._numbers import grid_of
 
 # About how long a sweep takes, and the share of it for ranking.
-SECONDS = 3.5
+SECONDS = 5.0
 RANKING = 0.6
 # The blocks of values that halving starts from.
 BLOCKS = 8
@@ -48,9 +48,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What each quantized activation costs, the dearest first, and ranges that cost less."""
+    """What each quantized activation costs, the dearest first, and ranges that cost less.
+
+    `refined` are the costs with these ranges.
+    """
 
     costs: tuple[Cost, ...]
+    refined: tuple[Cost, ...]
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
@@ -71,21 +75,26 @@ def sweep(
     started = time.perf_counter()
     board = make_switchboard(exact, quantized, samples)
     noise = _noises(board, started + RANKING * seconds)
-    better: dict[str, Range] = {}
+    refined, better = noise.copy(), dict[str, Range]()
     for index in np.argsort(-noise)[:REFINED]:
         if noise[index] < SMALL * noise.sum() or time.perf_counter() > started + seconds:
             break
         name = board.groups[index].values[0]
         for candidate in _alternatives(name, ranges):
             found = board.noise([index], {index: grid_of(candidate)})
-            if found < GAIN * noise[index]:
-                noise[index] = found
+            if found < GAIN * refined[index]:
+                refined[index] = found
                 better[name] = candidate
+    return Sweep(_costs(board, noise), _costs(board, refined), better)
+
+
+def _costs(board: Switchboard, noise: Array) -> tuple[Cost, ...]:
+    """Return what each group costs, the dearest first."""
     costs = [
         Cost(group.values, group.nodes, float(each))
         for group, each in zip(board.groups, noise, strict=True)
     ]
-    return Sweep(tuple(sorted(costs, key=lambda cost: -cost.noise)), better)
+    return tuple(sorted(costs, key=lambda cost: -cost.noise))
 
 
 def _noises(board: Switchboard, until: float) -> Array:
