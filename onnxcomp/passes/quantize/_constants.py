@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
+from onnxcomp.exclusion import is_excluded
 from onnxcomp.graph import Array, is_op, tensor
 from onnxcomp.registry import leave
 from onnxcomp.runtime import INLINE_LIMIT, weight_bytes
@@ -131,6 +132,16 @@ def left(site: Site, reason: str) -> bool:
     for node in site.readers if reason else ():
         leave(node, reason)
     return bool(reason)
+
+
+def is_refused(site: Site, globs: Sequence[str]) -> bool:
+    """Say whether a weight is not float32, or a reader is excluded, which its readers hear."""
+    reason = ""
+    if site.weight.dtype != ir.DataType.FLOAT:
+        reason = f"its weight is {site.weight.dtype.name.lower()}, not float32"
+    elif any(is_excluded(node, globs) for node in site.readers):
+        reason = "excluded"
+    return left(site, reason)
 
 
 def mildest(sqnrs: Mapping[Site, float], ratio: float) -> set[Site]:

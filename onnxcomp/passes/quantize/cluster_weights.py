@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.edits import add_constant, add_tensor
 from onnxcomp.errors import UsageError
-from onnxcomp.exclusion import is_excluded, read_globs
+from onnxcomp.exclusion import read_globs
 from onnxcomp.graph import Array, opset_version
 from onnxcomp.keeping import Record, counting, is_kept, kept
 from onnxcomp.linear.gram import Seen, look_at
@@ -25,6 +25,7 @@ from onnxcomp.passes.quantize._constants import (
     can_look,
     find_sites,
     insert_first,
+    is_refused,
     left,
     mildest,
     packed,
@@ -89,7 +90,9 @@ def cluster_weights(
     """
     _check(codebook, values, ratio)
     globs = read_globs(model, exclude, "cluster-weights")
-    sites = [site for site in find_sites(model, frozenset(OPS), least) if not _refused(site, globs)]
+    sites = [
+        site for site in find_sites(model, frozenset(OPS), least) if not is_refused(site, globs)
+    ]
     with counting(PASS, len(sites)):
         found = {
             site: plain
@@ -120,15 +123,6 @@ def _check(codebook: str, values: int, ratio: float) -> None:
         raise UsageError(f"cluster-weights: {codebook} has zero and both signs: values from 3 on")
     if not 0 <= ratio <= 1:
         raise UsageError(f"cluster-weights: ratio is a share from 0 to 1, got {ratio}")
-
-
-def _refused(site: Site, globs: list[str]) -> bool:
-    reason = ""
-    if site.weight.dtype != ir.DataType.FLOAT:
-        reason = f"its weight is {site.weight.dtype.name.lower()}, not float32"
-    elif any(is_excluded(node, globs) for node in site.readers):
-        reason = "excluded"
-    return left(site, reason)
 
 
 def _plain_codebook(site: Site, kind: str, values: int) -> Codebook | None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.errors import UsageError
-from onnxcomp.exclusion import is_excluded, read_globs
+from onnxcomp.exclusion import read_globs
 from onnxcomp.graph import opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._block_choice import nbits_is_faster
@@ -22,7 +22,7 @@ from onnxcomp.passes.quantize._block_forms import (
 )
 from onnxcomp.passes.quantize._block_grid import BlockFormat
 from onnxcomp.passes.quantize._block_rounding import nearest_sqnr, round_sites
-from onnxcomp.passes.quantize._constants import Site, find_sites, left, mildest
+from onnxcomp.passes.quantize._constants import Site, find_sites, is_refused, left, mildest
 from onnxcomp.passes.quantize._naming import used_names
 from onnxcomp.passes.quantize._rounded import Rounded
 from onnxcomp.registry import Effect, register, settle
@@ -90,7 +90,7 @@ def quantize_blocks(
     _check(bits, block, form, rounding, ratio)
     globs, names = read_globs(model, exclude, "quantize-blocks"), ops.split(",")
     wanted = frozenset(name.strip() for name in names)
-    sites = [site for site in find_sites(model, wanted, least) if not _refused(site, globs)]
+    sites = [site for site in find_sites(model, wanted, least) if not is_refused(site, globs)]
     if not sites:
         return 0
     fmt = BlockFormat(bits, block, symmetric or target.explicit)
@@ -133,15 +133,6 @@ def _check(bits: int, block: int, form: str, rounding: str, ratio: float) -> Non
 
 
 # ---------------------------------------------------------------- which weights
-def _refused(site: Site, globs: Sequence[str]) -> bool:
-    reason = ""
-    if site.weight.dtype != ir.DataType.FLOAT:
-        reason = f"its weight is {site.weight.dtype.name.lower()}, not float32"
-    elif any(is_excluded(node, globs) for node in site.readers):
-        reason = "excluded"
-    return left(site, reason)
-
-
 def _is_small(site: Site, fmt: BlockFormat) -> bool:
     count = site.rows * fmt.blocks(site.columns)
     stored = count * (fmt.block * fmt.bits / 8 + 4 + (0 if fmt.symmetric else fmt.bits / 8))
