@@ -37,7 +37,7 @@ PAGE = """# {title}
 Written by `benchmarks/{name}.py --write`; every number is from one run of it. *MACs*, *bytes* and
 *latency* are shares of the lossless model's, latency in turns with it on one thread; *seconds* are
 what the tool took. Samples to calibrate on are no part of those that the metric is of. Nothing here
-was accepted or refused: `optimize` ships the most that keeps the budget and is faster.
+was accepted or refused: `optimize` ships the most that keeps the budget and is faster.{note}
 
 {environment}
 
@@ -190,7 +190,12 @@ def _near(found: list[Point], drop: float) -> dict[str, list[Point]]:
 
 
 def compare(
-    name: str, doc: str, compressors: Sequence[Compressor], models: str, peers: Sequence[str]
+    name: str,
+    doc: str,
+    compressors: Sequence[Compressor],
+    models: str,
+    peers: Sequence[str],
+    note: str = "",
 ) -> int:
     """Measure the models, and print the page, or write docs/benchmarks/NAME.md too."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
@@ -210,7 +215,7 @@ def compare(
             found.append(point)
         tables.append(table(model, found))
     title = doc.splitlines()[0].partition(":")[0]
-    page = PAGE.format(title=title, environment="\n".join(environment(peers)), name=name)
+    page = PAGE.format(title=title, environment="\n".join(environment(peers)), name=name, note=note)
     page += "\n".join(tables)
     print(page)
     if given.write:

@@ -65,5 +65,9 @@ FACTORIZERS = (
 )
 MODELS = "digits_cnn,digits_mlp,digits_resnet,scans_vgg"
 
+NOTE = """ A
+share is asked of convolutions and of products each; where one of them cannot lose so much, it stays
+as it is, and where the only product is a head, the head alone has to."""
+
 if __name__ == "__main__":
-    sys.exit(compare("lowrank", __doc__ or "", FACTORIZERS, MODELS, []))
+    sys.exit(compare("lowrank", __doc__ or "", FACTORIZERS, MODELS, [], NOTE))
