@@ -24,8 +24,8 @@ from onnxcomp.verify import Metric, predictor
 # Latency is taken on the first few samples held out, fewer where a pass over them takes long.
 TIMED_SAMPLES = 4
 TIMED_SECONDS = 0.03
-# Bytes of the original's answers that are kept; beyond, it runs again for each candidate.
-KEPT_ANSWERS = 64_000_000
+# Bytes of samples and the original's answers that are kept; beyond, it runs again each time.
+KEPT = 64_000_000
 
 Answers = Mapping[str, Array]
 
@@ -40,7 +40,8 @@ class Yardstick:
     model: ir.Model
     budget: Budget
     file: str | None = None
-    _answers: list[Answers] = field(default_factory=list)
+    _kept: list[tuple[Feeds, Answers]] = field(default_factory=list)
+    _all_kept: bool = False
     _bytes: int = 0
 
     @cached_property
@@ -96,16 +97,27 @@ class Yardstick:
         return measure_in_turns(before or self.fast, candidate, self.timed, seconds)
 
     def _expected(self) -> Iterator[tuple[Feeds, Answers]]:
+        yield from list(self._kept)
+        known, count = len(self._kept), 0
+        if self._all_kept:
+            return
         for index, feeds in enumerate(self.budget.held_out):
-            if index < len(self._answers):
-                yield feeds, self._answers[index]
+            count = index + 1
+            if index < known:
                 continue
             found = self.reference.run(feeds)
-            size = sum(data.nbytes for data in found.values() if isinstance(data, np.ndarray))
-            if index == len(self._answers) and self._bytes + size <= KEPT_ANSWERS:
-                self._answers.append(found)
-                self._bytes += size
+            if index == len(self._kept):
+                self._keep(feeds, found)
             yield feeds, found
+        self._all_kept = count == len(self._kept)
+
+    def _keep(self, feeds: Feeds, found: Answers) -> None:
+        """Keep a sample and its answers if there is room; a reader may use its arrays again."""
+        arrays = [*feeds.values(), *found.values()]
+        size = sum(data.nbytes for data in arrays if isinstance(data, np.ndarray))
+        if self._bytes + size <= KEPT:
+            self._kept.append(({name: data.copy() for name, data in feeds.items()}, found))
+            self._bytes += size
 
     def _score(self, session: Session) -> float:
         assert self.budget.score is not None

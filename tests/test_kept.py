@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from case_pages import parse
+from onnxcomp.acceptance import Budget
 from onnxcomp.calibration import samples as opening
 from onnxcomp.calibration.samples import Samples, open_samples, split
-from onnxcomp.errors import SamplesError
-from onnxcomp.runtime import InputSpec
+from onnxcomp.errors import ModelError, SamplesError
+from onnxcomp.runtime import InputSpec, Session
+from onnxcomp.yardstick import Yardstick
 
 ONE = [InputSpec("x", np.dtype(np.float32), (None,))]
 WIDTH = 4
@@ -105,3 +109,28 @@ def test_files_are_not_kept(tmp_path: Path) -> None:
     samples = open_samples(tmp_path / "d.npz", ONE, keep=True)
     first, again = (next(iter(samples))["x"] for _ in range(2))
     assert not np.shares_memory(first, again)
+
+
+def test_a_candidate_that_fails_midway_does_not_end_the_samples() -> None:
+    graph = "agraph (float[n] x) => (float[n] y) { y = Neg (x) }"
+    source = Source(9)
+    held_out = open_samples(source, ONE)
+    budget = Budget(held_out, None, "", None, 15.0, None, timed=False, threads=1)
+    yardstick = Yardstick(parse(graph, 13), budget)
+    works = Session(parse(graph, 13))
+
+    class Fails:
+        def run(self, feeds: dict[str, object]) -> dict[str, object]:
+            if int(np.asarray(feeds["x"])[0]) == 3:
+                raise ModelError("three")
+            return works.run(feeds)  # type: ignore[arg-type,return-value]
+
+    with pytest.raises(ModelError, match="three"):
+        yardstick.parity(cast(Session, Fails()))
+    for _ in range(2):
+        parity = yardstick.parity(works)
+        assert parity.samples == 9
+        assert parity.sqnr_db > 100
+    made = len(source.made)
+    yardstick.parity(works)
+    assert len(source.made) == made

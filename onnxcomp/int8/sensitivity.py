@@ -17,7 +17,7 @@ from onnxcomp.int8.switchboard import Switchboard, make_switchboard
 from onnxcomp.passes.quantize._numbers import grid_of
 
 # About how long a sweep takes, and the share of it for ranking.
-SECONDS = 5.0
+SECONDS = 3.5
 RANKING = 0.6
 # The blocks of values that halving starts from.
 BLOCKS = 8
