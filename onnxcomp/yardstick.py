@@ -112,11 +112,11 @@ class Yardstick:
         self._all_kept = count == len(self._kept)
 
     def _keep(self, feeds: Feeds, found: Answers) -> None:
-        """Keep a sample and its answers if there is room; a reader may use its arrays again."""
+        """Keep a sample and its answers if there is room."""
         arrays = [*feeds.values(), *found.values()]
         size = sum(data.nbytes for data in arrays if isinstance(data, np.ndarray))
         if self._bytes + size <= KEPT:
-            self._kept.append(({name: data.copy() for name, data in feeds.items()}, found))
+            self._kept.append((feeds, found))
             self._bytes += size
 
     def _score(self, session: Session) -> float:

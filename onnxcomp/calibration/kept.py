@@ -67,15 +67,16 @@ class Kept:
                 yield self._keep(index, self.conform(*found))
 
     def _keep(self, index: int, feeds: Feeds) -> Feeds:
-        """Return feeds, and keep a copy if there is room; a reader may use its arrays again."""
-        size = sum(data.nbytes for data in feeds.values())
-        if index in self._feeds or self._bytes + size > self.room:
+        """Return feeds, as a copy where a reader may use its arrays again; keep it if it fits."""
+        if not self.raw.costly:
             return feeds
         copies = {name: data.copy() for name, data in feeds.items()}
-        for data in copies.values():
-            data.flags.writeable = False
-        self._feeds[index] = copies
-        self._bytes += size
+        size = sum(data.nbytes for data in copies.values())
+        if index not in self._feeds and self._bytes + size <= self.room:
+            for data in copies.values():
+                data.flags.writeable = False
+            self._feeds[index] = copies
+            self._bytes += size
         return dict(copies)
 
     def _end(self, count: int) -> None:
