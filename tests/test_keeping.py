@@ -274,7 +274,7 @@ def test_layers_whose_rounding_is_known_are_not_run_again(
 def test_of_layers_that_are_run_in_groups_only_the_unknown_groups_are(
     name: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spy: Spy
 ) -> None:
-    monkeypatch.setattr(gram, "HELD", 2)
+    monkeypatch.setattr(gram, "HELD", 1)
     out, options = tmp_path / "o.onnx", {"form": "folded"} if name == "quantize-blocks" else {}
     convert(digits, out, name, **options)
     wanted, total = content(out), spy.take()

@@ -31,7 +31,7 @@ from onnxcomp.symbolic.propagate import propagate
 class Effort:
     """How to calibrate: what changes time and memory, and never the result.
 
-    `threads` are those of each run (0: all cores but one, which counts; 1 in a worker), `crew`
+    `threads` are those of each run (0: half of the cores, since two run; 1 in a worker), `crew`
     workers in the place of this process, `memory` the bytes that activations may take, `partial`
     the file to save to and go on from.
     """
@@ -83,16 +83,16 @@ def collect_statistics(
                 frozenset(chosen),
                 counts_samples=number == 0,
                 bins=bins,
-                threads=effort.threads or (1 if effort.crew else _all_but_one()),
+                threads=effort.threads or (1 if effort.crew else _half()),
             )
             _count_group(job, source, samples, number, partial, effort.crew, progress)
     partial.remove()
     return partial.statistics
 
 
-def _all_but_one() -> int:
-    """Return the threads of a run that leave a core to the counting of the one before."""
-    return max(1, (os.cpu_count() or 2) - 1)
+def _half() -> int:
+    """Return the threads of each of two runs at the same time."""
+    return max(1, (os.cpu_count() or 2) // 2)
 
 
 def _wanted(model: ir.Model, values: Values, per_channel: Collection[str]) -> list[str]:

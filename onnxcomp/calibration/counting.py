@@ -1,11 +1,11 @@
-"""Runs a model on samples and counts what it computes, one sample behind the runs."""
+"""Runs a model on samples and counts what it computes, two samples at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from onnxcomp.ahead import in_order
 from onnxcomp.calibration.histogram import BINS
 from onnxcomp.calibration.statistics import Statistics
 from onnxcomp.errors import ModelError
@@ -50,33 +50,31 @@ def count(
 ) -> None:
     """Run samples, which come with their index, and take what is computed into statistics.
 
-    A second thread counts one sample while the next one runs; so the values of two are held.
-    `after` is called with the index of each sample once all up to it are counted. Raises
-    `ModelError` when the model does not run on a sample.
+    Two samples run and are counted at the same time, so the values of two are held. `after` is
+    called with the index of each sample once all up to it are counted. Raises `ModelError` when the
+    model does not run on a sample.
     """
-    with ThreadPoolExecutor(1) as counter:
-        pending: Future[None] | None = None
-        last = -1
-        for index, feeds in samples:
-            try:
-                results = session.run(feeds)
-            except ModelError as error:
-                raise ModelError(f"{error} (on {job.source}, sample {index})") from error
-            if pending is not None:
-                pending.result()
-                after(last)
-            pending, last = counter.submit(_observe, job, feeds, results, into), index
-            del results, feeds
-        if pending is not None:
-            pending.result()
-            after(last)
+
+    def counted(sample: tuple[int, Feeds]) -> tuple[int, Statistics]:
+        return sample[0], _statistics_of(job, session, *sample)
+
+    for index, found in in_order(counted, samples):
+        into.merge(found)
+        after(index)
 
 
-def _observe(job: Job, feeds: Feeds, results: Feeds, into: Statistics) -> None:
+def _statistics_of(job: Job, session: Session, index: int, feeds: Feeds) -> Statistics:
+    """Return the statistics of one sample."""
+    try:
+        results = session.run(feeds)
+    except ModelError as error:
+        raise ModelError(f"{error} (on {job.source}, sample {index})") from error
+    found = Statistics(job.bins)
     if job.counts_samples:
-        into.count_sample(feeds)
-    into.observe({name: feeds[name] for name in feeds if name in job.inputs}, job.per_channel)
+        found.count_sample(feeds)
+    found.observe({name: feeds[name] for name in feeds if name in job.inputs}, job.per_channel)
     while results:  # let go of each value as it is counted
         name, data = results.popitem()
         if name in job.values:
-            into.observe({name: data}, job.per_channel)
+            found.observe({name: data}, job.per_channel)
+    return found

@@ -28,17 +28,14 @@ class Channels:
 
     def add(self, data: Array) -> None:
         """Count an array of two or more dims by its second one."""
-        rows = np.moveaxis(data, 1, 0).reshape(data.shape[1], -1)
-        if self._held and len(self._held[0]) != len(rows):
-            self.settle()
-        self._held.append(rows.copy())
-        if sum(each.size for each in self._held) >= HELD:
-            self.settle()
+        self._hold(np.moveaxis(data, 1, 0).reshape(data.shape[1], -1).copy())
 
     def merge(self, other: Channels) -> None:
         """Take in other channels' counts."""
-        for index, histogram in enumerate(other.settle()):
+        for index, histogram in enumerate(other.histograms):
             self._at(index).merge(histogram)
+        for rows in other._held:
+            self._hold(rows)
 
     def settle(self) -> list[Histogram]:
         """Count what is held, and return the histograms."""
@@ -47,6 +44,13 @@ class Channels:
                 self._at(index).add(row)
             self._held.clear()
         return self.histograms
+
+    def _hold(self, rows: Array) -> None:
+        if self._held and len(self._held[0]) != len(rows):
+            self.settle()
+        self._held.append(rows)
+        if sum(each.size for each in self._held) >= HELD:
+            self.settle()
 
     def _at(self, index: int) -> Histogram:
         while len(self.histograms) <= index:

@@ -14,12 +14,12 @@ from onnxcomp.linear.layers import Layer
 from onnxcomp.linear.taps import few, tap
 
 # Samples that are looked at, every fourth of which is for the check; positions of each, of which
-# the small matrices of groups need fewer; and layers of which all that is held at a time.
+# the small matrices of groups need fewer; and bytes of H that are held at a time.
 SAMPLES = 8
 CHECKED = 4
 POSITIONS = 256
 GROUPED_POSITIONS = 96
-HELD = 16
+HELD = 150_000_000
 SEED = 0
 
 
@@ -52,10 +52,11 @@ def look_at(
 ) -> Iterator[tuple[Layer, Seen | None]]:
     """Yield layers with what they are multiplied with, or None where nothing finite was.
 
-    `model` holds values of the layers' names; what is known of a few layers is held at a time.
-    Where all of these are known already, by `is_known`, they come with None and nothing is run.
+    `model` holds values of the layers' names; what is known of some layers is held at a time. Where
+    all of these are known already, by `is_known`, they come with None and nothing is run.
     """
-    groups, limit = -(-len(layers) // HELD), few(model, samples, SAMPLES)
+    held = sum(np.dtype(np.float64).itemsize * each.groups * each.columns**2 for each in layers)
+    groups, limit = min(len(layers), -(-held // HELD)), few(model, samples, SAMPLES)
     for start in range(groups):
         group = layers[start::groups]
         found: list[Seen | None] = [None] * len(group)

@@ -1,19 +1,21 @@
-"""Inner values of a model over a few samples, one sample and a few values in memory at a time."""
+"""Inner values of a model over a few samples, a few values of a few samples in memory."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import onnx_ir as ir
 
+from onnxcomp.ahead import in_order
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import concrete_shapes, one_sample
 from onnxcomp.graph import Array
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Feeds, Session
 
-# Bytes of values that are held at a time; each further group runs the samples again.
+# Bytes of values of one sample that are held; each further group runs the samples again.
 HELD = 200_000_000
 # Numbers that inputs hold in all, from which on there are no more samples than `LEAST`.
 NUMBERS = 2_000_000
@@ -41,11 +43,14 @@ def tap(
     for start in range(groups):
         group = distinct[start::groups]  # large values, which are neighbours, in different groups
         session = Session(model, taps=group, optimize=True)
-        for index, feeds in enumerate(itertools.islice(samples, limit)):
-            fed = one_sample(model, feeds)
-            found = {**fed, **session.run(fed)}
+        fed = (one_sample(model, feeds) for feeds in itertools.islice(samples, limit))
+        for index, found in enumerate(in_order(partial(_run, session), fed)):
             for name in group:
                 yield index, name, found.pop(name)
+
+
+def _run(session: Session, feeds: Feeds) -> dict[str, Array]:
+    return {**feeds, **session.run(feeds)}
 
 
 def _groups(model: ir.Model, names: Sequence[str], samples: Samples) -> int:
