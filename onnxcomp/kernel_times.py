@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from onnxcomp.graph import Array
 from onnxcomp.int8_coverage import with_names
 from onnxcomp.runtime import as_source, load, session_options
 
-RUNS = 5
+# Runs, and those of a model that takes long: after so many seconds there are no more than these.
+RUNS, FEWEST = 5, 3
+SECONDS = 0.2
 SUFFIX = "_kernel_time"
 # What ONNX Runtime appends to the name of a node or value when it makes a kernel's name of it.
 DECORATION = re.compile(r"(_nchwc|_nhwc|_token_\d+|/duplicated|_quant)+$")
@@ -37,13 +40,15 @@ def kernel_times(
         options.profile_file_prefix = str(Path(folder) / "profile")
         with as_source(with_names(model)) as source:
             session = load(source, options)
-            for _ in range(RUNS):
+            started, runs = time.perf_counter(), 0
+            while runs < FEWEST or (runs < RUNS and time.perf_counter() - started < SECONDS):
                 for item in feeds:
                     session.run(None, dict(item))
+                runs += 1
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(SUFFIX):
             name = DECORATION.sub("", event["name"].removesuffix(SUFFIX))
             times[name].append(float(event["dur"]))
-    runs = RUNS * len(feeds)
-    return {name: statistics.median(found) * len(found) / runs for name, found in times.items()}
+    count = runs * len(feeds)
+    return {name: statistics.median(found) * len(found) / count for name, found in times.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +24,7 @@ from onnxcomp.runtime import Session, input_specs
 from onnxcomp.targets import TARGETS
 
 MODELS = Path(__file__).parent.parent / "models"
-LONG = 60.0
+LONG = 500
 
 
 def quantized(name: str) -> tuple[ir.Model, ir.Model, Samples, Ranges]:
@@ -80,6 +81,27 @@ def test_all_values_have_a_cost_and_the_dearest_comes_first() -> None:
     assert {cost.values for cost in found.costs} == {group.values for group in board.groups}
     assert noise == sorted(noise, reverse=True)
     assert sum(noise) == pytest.approx(board.noise(range(len(board.groups))), rel=1.0)
+
+
+def test_a_sweep_is_of_so_many_runs_and_finds_the_same_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, after, samples, ranges = quantized("digits_resnet.onnx")
+    runs: list[int] = []
+    noise = Switchboard.noise
+
+    def counted(self: Switchboard, *args: Any) -> float:
+        runs.append(1)
+        return noise(self, *args)
+
+    monkeypatch.setattr(Switchboard, "noise", counted)
+    found = []
+    for limit in (16, 16, 40):
+        runs.clear()
+        found.append(sweep(model, after, samples, ranges, limit))
+        assert 8 <= len(runs) <= limit + 6  # a split takes two, a value up to five ranges
+    assert found[0] == found[1]
+    assert len({cost.noise for cost in found[0].costs}) < len({c.noise for c in found[2].costs})
 
 
 def test_a_range_that_is_far_too_wide_is_refined() -> None:

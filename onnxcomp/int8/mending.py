@@ -52,8 +52,8 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     """Bring a static candidate's answers within the budget, or return None.
 
     First by biases without mean errors, then by better ranges for what costs most; then what still
-    costs most goes back to float. How many is foretold by adding up what each costs alone, doubled
-    where that was too few, and halved towards that where nothing was left in int8.
+    costs most goes back to float. How many is foretold by adding up what each costs alone, once
+    more where that was too few, then doubled, and halved towards that where nothing was left.
     """
     better = None if _is_hopeless(bench, candidate) else with_correction(bench, candidate)
     if better is not None and better.holds:
@@ -74,15 +74,18 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
         if _distance(bench, better) < _distance(bench, candidate):
             candidate, costs = better, found.refined
     few, many = 0, len(costs) + 1
-    count = _foretold(bench, candidate, costs)
-    for _ in range(ATTEMPTS):
+    count = _foretold(bench, candidate, costs, otherwise=1)
+    for attempt in range(ATTEMPTS):
         better = _with_float(bench, candidate, costs[:count])
         if better is not None and better.holds:
             return with_latency(bench, better)
         few, many = (few, count) if better is None else (count, many)
         if many - few <= 1:
             return None
-        count = min(2 * few, (few + many) // 2) if few else many // 2
+        more = few
+        if attempt == 0 and better is not None:
+            more = _foretold(bench, better, costs[count:], otherwise=few)
+        count = min(few + more, (few + many) // 2) if few else many // 2
     return None
 
 
@@ -120,14 +123,15 @@ def _built(bench: Bench, plan: Candidate) -> Candidate | None:
     return None if found is None else with_answers(bench, found)
 
 
-def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> int:
+def _foretold(bench: Bench, candidate: Candidate, costs: Sequence[Cost], otherwise: int) -> int:
     """Return how many of the dearest values must go for the noise of the rest to be within it.
 
-    Noise adds up, but for what all of it together measures more or less than its parts.
+    Noise adds up, but for what all of it together measures more or less than its parts. Where the
+    user's metric is not met, which says nothing of how much, the answer is `otherwise`.
     """
     missing = _missing(bench, candidate)
-    if missing == 0.0:  # the user's metric is not met, which says nothing of how much
-        return 1
+    if missing == 0.0:
+        return otherwise
     noise = [cost.noise for cost in costs]
     left = sum(noise)
     wanted = left / 10 ** ((missing + MARGIN) / 10)

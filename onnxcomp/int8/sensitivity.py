@@ -12,13 +12,17 @@ import onnx_ir as ir
 
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.samples import Samples
+from onnxcomp.cost import measure
 from onnxcomp.graph import Array
 from onnxcomp.int8.switchboard import Switchboard, make_switchboard
 from onnxcomp.passes.quantize._numbers import grid_of
 
-# About how long a sweep takes, and the share of it for ranking.
-SECONDS = 3.5
-RANKING = 0.6
+# A sweep runs the model so often that it multiplies so many times, within limits: work and not
+# seconds, so that a busy machine finds the same.
+WORK = 6e10
+FEWEST, MOST = 16, 120
+# The seconds after which it ends where the model takes long but multiplies little.
+SECONDS = 8.0
 # The blocks of values that halving starts from.
 BLOCKS = 8
 # What has less than this share of all the noise is not looked at closer.
@@ -63,29 +67,38 @@ def sweep(
     quantized: ir.Model,
     samples: Samples,
     ranges: Ranges,
-    seconds: float = SECONDS,
+    runs: int | None = None,
 ) -> Sweep:
     """Measure what each quantized activation costs the outputs, and look for better ranges.
 
     `quantized` was made from `exact`: values have the same names in both. Groups of values are
     quantized alone, on a few samples; no activations are kept. Where one costs much, other ranges
-    between the calibrated one and the extremes are tried. It takes about so many seconds: what
-    costs most is looked at first.
+    between the calibrated one and the extremes are tried, as far as that leaves runs. These are
+    about `runs` on the few samples, by default as many as the model's work allows; what costs most
+    is looked at first.
     """
-    started = time.perf_counter()
     board = make_switchboard(exact, quantized, samples)
-    noise = _noises(board, started + RANKING * seconds)
+    runs = _affordable(exact, board) if runs is None else runs
+    until = time.perf_counter() + SECONDS
+    noise, left = _noises(board, runs, until)
     refined, better = noise.copy(), dict[str, Range]()
     for index in np.argsort(-noise)[:REFINED]:
-        if noise[index] < SMALL * noise.sum() or time.perf_counter() > started + seconds:
+        if noise[index] < SMALL * noise.sum() or left <= 0 or time.perf_counter() > until:
             break
         name = board.groups[index].values[0]
         for candidate in _alternatives(name, ranges):
+            left -= 1
             found = board.noise([index], {index: grid_of(candidate)})
             if found < GAIN * refined[index]:
                 refined[index] = found
                 better[name] = candidate
     return Sweep(_costs(board, noise), _costs(board, refined), better)
+
+
+def _affordable(model: ir.Model, board: Switchboard) -> int:
+    """Return how often the model runs on the samples in a sweep."""
+    work = sum(measure(model, feeds).macs for feeds in board.feeds)
+    return int(min(max(WORK / max(work, 1), FEWEST), MOST))
 
 
 def _costs(board: Switchboard, noise: Array) -> tuple[Cost, ...]:
@@ -97,10 +110,11 @@ def _costs(board: Switchboard, noise: Array) -> tuple[Cost, ...]:
     return tuple(sorted(costs, key=lambda cost: -cost.noise))
 
 
-def _noises(board: Switchboard, until: float) -> Array:
-    """Return the noise of each group, found by halving: the block with most of it comes first.
+def _noises(board: Switchboard, runs: int, until: float) -> tuple[Array, int]:
+    """Return the noise of each group, found by halving, and how many of the runs are left.
 
-    What is not divided when the time is up, or has little of the noise, shares it evenly.
+    The block with most of it comes first. What is not divided after so many runs, or has little of
+    the noise, shares it evenly.
     """
     count = len(board.groups)
     noise = np.zeros(count)
@@ -108,15 +122,17 @@ def _noises(board: Switchboard, until: float) -> Array:
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     open_blocks = [(-board.noise(block), block.start, block) for block in blocks]
     heapq.heapify(open_blocks)
-    total = -sum(cost for cost, *_ in open_blocks)
+    total, left = -sum(cost for cost, *_ in open_blocks), runs - len(blocks)
     while open_blocks:
         cost, _, block = heapq.heappop(open_blocks)
-        if len(block) == 1 or -cost < SMALL * total or time.perf_counter() > until:
+        late = left <= 0 or time.perf_counter() > until
+        if len(block) == 1 or -cost < SMALL * total or late:
             noise[block] = -cost / len(block)
             continue
+        left -= 2
         for half in (block[: len(block) // 2], block[len(block) // 2 :]):
             heapq.heappush(open_blocks, (-board.noise(half), half.start, half))
-    return noise
+    return noise, max(left, 0)
 
 
 def _alternatives(name: str, ranges: Ranges) -> list[Range]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxcomp.ahead import in_order
 from onnxcomp.calibration.samples import Samples
 from onnxcomp.cost import one_sample
 from onnxcomp.edits import add_constant
@@ -52,8 +53,8 @@ class Switchboard:
             scales[index], zeros[index] = grid.scale, grid.zero_point
         extra = {SWITCHES: switches, SCALES: scales, ZEROS: zeros}
         sums: dict[str, list[float]] = {}
-        for feeds, wanted in zip(self.feeds, self.answers, strict=True):
-            found = self.session.run({**feeds, **extra})
+        answers = in_order(lambda feeds: self.session.run({**feeds, **extra}), self.feeds)
+        for found, wanted in zip(answers, self.answers, strict=True):
             for name, data in wanted.items():
                 _add(sums.setdefault(name, [0.0, 0.0]), data, found[name])
         return max((noise / signal for signal, noise in sums.values() if signal > 0), default=0.0)
@@ -66,7 +67,7 @@ def make_switchboard(exact: ir.Model, quantized: ir.Model, samples: Samples) -> 
         raise_opset(model, OPSET)
     groups = tuple(group for group in _groups(quantized) if _switchable(model, group))
     _add_switches(model, groups)
-    session, plain = (Session(each, optimize=True, threads=0) for each in (model, exact))
+    session, plain = (Session(each, optimize=True) for each in (model, exact))
     feeds = tuple(one_sample(exact, each) for each in itertools.islice(samples, SAMPLES))
     return Switchboard(session, groups, feeds, tuple(plain.run(each) for each in feeds))
 
