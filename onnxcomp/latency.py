@@ -21,11 +21,13 @@ def measure_in_turns(
     after: Session,
     feeds: Sequence[Mapping[str, Array]],
     seconds: float = BUDGET_SECONDS,
+    *,
+    clear: float = CLEAR,
 ) -> Latency:
     """Return the median milliseconds of one pass over `feeds`, per feeds, of both, and their ratio.
 
     The two run in turns, A B B A, after one warm-up each, for about `seconds` in all, or half of
-    that where every round says that the second is faster by far.
+    that where every round says that the second is `clear` times as fast.
     """
     started = time.perf_counter()
     _time(before, feeds)
@@ -35,7 +37,7 @@ def measure_in_turns(
     first: list[float] = []
     second: list[float] = []
     for index in range(rounds):
-        if 2 * index >= max(rounds, 2 * MIN_ROUNDS) and _is_clear(first, second):
+        if 2 * index >= max(rounds, 2 * MIN_ROUNDS) and _is_clear(first, second, clear):
             break
         if index % 2:
             second.append(_time(after, feeds))
@@ -51,8 +53,8 @@ def measure_in_turns(
     )
 
 
-def _is_clear(first: Sequence[float], second: Sequence[float]) -> bool:
-    return all(a >= CLEAR * b for a, b in zip(first, second, strict=True))
+def _is_clear(first: Sequence[float], second: Sequence[float], clear: float) -> bool:
+    return all(a >= clear * b for a, b in zip(first, second, strict=True))
 
 
 def _time(session: Session, feeds: Sequence[Mapping[str, Array]]) -> float:

@@ -15,7 +15,7 @@ from onnxcomp.acceptance import Budget
 from onnxcomp.ahead import in_order
 from onnxcomp.errors import ModelError, UsageError
 from onnxcomp.graph import Array
-from onnxcomp.latency import measure_in_turns
+from onnxcomp.latency import CLEAR, measure_in_turns
 from onnxcomp.parity import Parity, ParityMeter
 from onnxcomp.report import Latency
 from onnxcomp.runtime import Feeds, Session, first_line
@@ -92,9 +92,16 @@ class Yardstick:
         after = self._score(candidate)
         return Metric(self.budget.score_name, self._metric, after, self.budget.max_drop)
 
-    def latency(self, candidate: Session, seconds: float, before: Session | None = None) -> Latency:
-        """Time it in turns with the original, or with another, for about so many seconds."""
-        return measure_in_turns(before or self.fast, candidate, self.timed, seconds)
+    def latency(
+        self,
+        candidate: Session,
+        seconds: float,
+        before: Session | None = None,
+        *,
+        clear: float = CLEAR,
+    ) -> Latency:
+        """Time it in turns with the original, or with another (see `measure_in_turns`)."""
+        return measure_in_turns(before or self.fast, candidate, self.timed, seconds, clear=clear)
 
     def _expected(self) -> Iterator[tuple[Feeds, Answers]]:
         yield from list(self._kept)

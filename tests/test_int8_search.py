@@ -12,11 +12,12 @@ import pytest
 import onnxcomp
 from case_pages import parse
 from onnxcomp.calibration.ranges import Range, Ranges
-from onnxcomp.int8.building import Bench
+from onnxcomp.int8 import building
+from onnxcomp.int8.building import Bench, with_latency
 from onnxcomp.int8.candidate import Candidate
 from onnxcomp.int8.regions import find_regions
 from onnxcomp.int8.schemes import SCHEMES, as_glob, steps_of
-from onnxcomp.int8.search import _best
+from onnxcomp.int8.search import _best, _to_mend
 from onnxcomp.judging import Evidence
 from onnxcomp.parity import Parity
 from onnxcomp.registry import apply, find_pass
@@ -49,6 +50,35 @@ def test_of_two_as_fast_the_smaller() -> None:
     large, small = candidate("static", 1.91, 20), candidate("dynamic", 1.9, 10)
     assert _best(TIMED, [large, small]) is small
     assert _best(TIMED, [candidate("static", 2.5, 20), small]).bytes == 20  # type: ignore[union-attr]
+
+
+def test_of_two_as_fast_and_as_small_the_one_that_computes_in_int8() -> None:
+    stored, static = candidate("weights", 1.0, 100), candidate("static", 1.04, 103)
+    assert _best(TIMED, [stored, static]) is static
+    assert _best(TIMED, [stored, candidate("static", 1.04, 120)]) is stored
+    assert _best(TIMED, [static, candidate("static", 1.05, 103)]) is static
+
+
+def test_of_static_forms_that_seem_as_fast_the_least_static_is_mended_first() -> None:
+    static, mixed = candidate("static", 1.75), candidate("conv+dynamic", 1.6)
+    slow, dynamic = candidate("static+dynamic", 1.1), candidate("dynamic", 3.0)
+    assert _to_mend([static, slow, mixed, dynamic]) == [mixed, static, slow]
+    assert _to_mend([candidate("static", 2.5), mixed])[1] is mixed
+
+
+def test_what_seems_slow_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([0.87, 1.16, 1.16, 0.5])
+
+    def timed(*_: object) -> Latency:
+        found = next(speeds)
+        return Latency(found, 1.0, found)
+
+    monkeypatch.setattr(building, "latency_of", timed)
+    static = replace(candidate("static", 0.0), done=SimpleNamespace(model=None))  # type: ignore[arg-type]
+    static = replace(static, evidence=Evidence(Parity({"y": cast(Any, None)}, 1), None, None, ()))
+    assert with_latency(TIMED, static).speedup == 1.16
+    assert with_latency(TIMED, static).speedup == 1.16
+    assert next(speeds) == 0.5
 
 
 def test_what_computes_in_int8_must_gain_and_what_stores_must_not_lose() -> None:

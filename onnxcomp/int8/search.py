@@ -29,7 +29,7 @@ from onnxcomp.stepping import Context, Done
 
 # What is chosen is timed once more beside the lossless model, for about this long, unless it was
 # so many times faster that a bad moment cannot have made it so.
-FINAL_SECONDS = 2.0
+FINAL_SECONDS = 1.5
 SURELY = 1.3
 # A candidate that computes in int8 has to gain this much; storing weights has not.
 WORTH = 1.02
@@ -37,12 +37,14 @@ WORTH = 1.02
 PATIENCE = 7.0
 # Below this share of the best speed so far, a candidate is not worth mending.
 HOPEFUL = 0.9
+# Above this share of it, the more accurate of two is mended first: timings of a moment differ.
+ALIKE = 0.85
 # How often regions that are slower in int8 are looked for: giving one back moves the borders.
 REGION_ROUNDS = 2
-# Two speeds nearer than this are taken for equal, and the smaller file wins; of two as small (in
-# steps of this share), the one that was built first.
+# Two speeds nearer than this are taken for equal, and the smaller file wins; of two as small, by
+# this share, one that computes in int8, and of these the one that was built first.
 EQUAL = 0.05
-AS_SMALL = 0.02
+AS_SMALL = 0.05
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,13 @@ def choose(schemes: Sequence[str], context: Context, base: Done) -> Choice:
     applies is chosen.
     """
     bench = prepare(context, base)
-    found = _candidates(bench, schemes)
+    found = _answering(bench, schemes)
     if bench.equalized is not None and _none_computes(found):
         plain = without_rounding(bench)
-        others = _candidates(plain, [each.scheme.name for each in found])
+        others = _answering(plain, [each.scheme.name for each in found])
         if _nearness(others) > _nearness(found):
             bench, found = plain, others
+    found = [with_latency(bench, each) for each in found]
     return _choice(bench, [*found, *_variants(bench, found)])
 
 
@@ -89,14 +92,14 @@ def _nearness(found: Sequence[Candidate]) -> tuple[int, float]:
     return sum(each.holds for each in found), max(ratios, default=0.0)
 
 
-def _candidates(bench: Bench, schemes: Sequence[str]) -> list[Candidate]:
-    """Build what the schemes make of a model, and measure it."""
+def _answering(bench: Bench, schemes: Sequence[str]) -> list[Candidate]:
+    """Build what the schemes make of a model, and measure its answers."""
     found: list[Candidate] = []
     for name in schemes:
         candidate = build(bench, SCHEMES[name], corrected=bench.yardstick is None)
         if candidate is None or any(same(candidate, other) for other in found):
             continue
-        found.append(with_latency(bench, with_answers(bench, candidate)))
+        found.append(with_answers(bench, candidate))
         if bench.yardstick is None or (not bench.timed and found[-1].holds):
             break
     return found
@@ -111,8 +114,8 @@ def _variants(bench: Bench, found: Sequence[Candidate]) -> Iterator[Candidate]:
         return
     started = time.perf_counter()
     best = max((each.speedup for each in found if each.holds), default=0.0)
-    for candidate in sorted(found, key=lambda each: -each.speedup):
-        if not candidate.scheme.ops or (bench.timed and candidate.speedup < HOPEFUL * best):
+    for candidate in _to_mend(found):
+        if bench.timed and candidate.speedup < HOPEFUL * best:
             continue
         if time.perf_counter() - started > PATIENCE:
             return
@@ -124,6 +127,21 @@ def _variants(bench: Bench, found: Sequence[Candidate]) -> Iterator[Candidate]:
                 chain += [mended, *_faster(bench, mended)]
                 yield from chain[chain.index(mended) :]
         best = max([best, *(each.speedup for each in chain if each.holds)])
+
+
+def _to_mend(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates with static ops, the fastest first; of those as fast, the least static.
+
+    What is quantized as each input comes costs the answers less than what has one range for all.
+    """
+    static = [each for each in found if each.scheme.ops]
+    near = ALIKE * max((each.speedup for each in static), default=0.0)
+
+    def key(each: Candidate) -> tuple[bool, int, float]:
+        behind = each.speedup < near
+        return behind, 0 if behind else len(each.scheme.ops), -each.speedup
+
+    return sorted(static, key=key)
 
 
 def _faster(bench: Bench, candidate: Candidate) -> Iterator[Candidate]:
@@ -174,7 +192,7 @@ def _corrected(bench: Bench, best: Candidate) -> Candidate:
 
 
 def _best(bench: Bench, found: Sequence[Candidate]) -> Candidate | None:
-    """Return the fastest that holds; of those as fast, the smallest; of those, the first."""
+    """Return the fastest that holds; of those as fast, a small one that computes in int8."""
     if not bench.timed:
         return next((each for each in found if each.holds), None)
     least = {True: WORTH, False: SLOWER}
@@ -182,7 +200,8 @@ def _best(bench: Bench, found: Sequence[Candidate]) -> Candidate | None:
     fastest = max((each.speedup for each in good if each.scheme.computes), default=0.0)
     near = [each for each in good if each.speedup >= (1 - EQUAL) * fastest]
     least_bytes = min((each.bytes for each in near), default=0)
-    return next((each for each in near if each.bytes <= (1 + AS_SMALL) * least_bytes), None)
+    small = [each for each in near if each.bytes <= (1 + AS_SMALL) * least_bytes]
+    return min(small, key=lambda each: not each.scheme.computes, default=None)
 
 
 def _measured_again(bench: Bench, best: Candidate) -> Candidate:
@@ -194,7 +213,7 @@ def _measured_again(bench: Bench, best: Candidate) -> Candidate:
     again = replace(best, evidence=evidence)
     if not bench.timed or evidence.problems or again.same_kernels or best.speedup >= SURELY:
         return replace(again, problem=next(iter(evidence.problems), None))
-    latency = latency_of(bench, best, FINAL_SECONDS)
+    latency = latency_of(bench, best, FINAL_SECONDS, clear=WORTH)
     least = 1.0 if best.scheme.computes else SLOWER
     slower = f"{latency.speedup:.2f}x the lossless model's speed when it was timed again"
     problem = None if latency.speedup >= least else slower
