@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxcomp.graph import is_op, label
 from onnxcomp.passes.quantize._eligibility import FOLLOWER_OPS, MAC_OPS
+from onnxcomp.passes.quantize.widen_stems import widened
 
 # Microseconds by the name of a node or value.
 Times = Mapping[str, float]
@@ -68,6 +69,8 @@ def find_regions(model: ir.Model) -> list[Region]:
                 region = _joined(regions, region, regions[maker])
             else:
                 region.borders.add(label(source))
+                if maker is not None and widened(source.inputs[0]) is not None:
+                    region.borders.add(label(maker))
         _add(region, node)
         regions[node] = region
     _add_ends(regions)

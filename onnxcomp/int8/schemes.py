@@ -16,6 +16,8 @@ ROUND = "round-weights"
 STORE = "quantize-weights"
 # What takes mean errors out of biases: worth its time for what would fail, and for what ships.
 CORRECT = "correct-bias"
+# What makes int8 convolutions faster that read an image of few channels.
+WIDEN = "widen-stems"
 
 
 # The operators without any of which there is nothing to quantize as it comes.
@@ -78,6 +80,7 @@ def steps_of(
         overrides = {"overrides": better} if better else {}
         steps.append(Step("quantize-static", {**only, **exclude, **overrides}))
         steps += [Step(CORRECT)] if corrected else []
+        steps.append(Step(WIDEN))
     if scheme.dynamic:
         steps.append(Step("quantize-dynamic", exclude))
     return (*steps, Step(STORE))

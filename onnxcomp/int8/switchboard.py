@@ -16,6 +16,7 @@ from onnxcomp.edits import add_constant
 from onnxcomp.graph import Array, array, is_op, label, opset_version
 from onnxcomp.opset import raise_opset
 from onnxcomp.passes.quantize._numbers import SIGNED_OFFSET, Grid
+from onnxcomp.passes.quantize.widen_stems import widened
 from onnxcomp.runtime import Session
 
 # Samples that each run takes.
@@ -129,7 +130,10 @@ def _grid_read(quantize: ir.Node) -> tuple[Array, Array] | None:
 
 
 def _name_in_float(quantize: ir.Node, name: str) -> str:
-    """Return the name that a value had before: an output hands its name on."""
+    """Return the name that a value had before: an output hands its name on, an input is widened."""
+    narrow = widened(quantize.inputs[0])
+    if narrow is not None:
+        return narrow.name or name
     for dequantize in quantize.outputs[0].consumers():
         output = dequantize.outputs[0]
         if output.is_graph_output():
