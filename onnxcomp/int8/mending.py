@@ -52,8 +52,7 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
     """Bring a static candidate's answers within the budget, or return None.
 
     First by biases without mean errors, then by better ranges for what costs most; then what still
-    costs most goes back to float. How many is foretold by adding up what each costs alone, once
-    more where that was too few, then doubled, and halved towards that where nothing was left.
+    costs most goes back to float.
     """
     better = None if _is_hopeless(bench, candidate) else with_correction(bench, candidate)
     if better is not None and better.holds:
@@ -73,6 +72,15 @@ def mend(bench: Bench, candidate: Candidate) -> Candidate | None:
             return better and with_latency(bench, better)
         if _distance(bench, better) < _distance(bench, candidate):
             candidate, costs = better, found.refined
+    return _without_dearest(bench, candidate, costs)
+
+
+def _without_dearest(bench: Bench, candidate: Candidate, costs: Sequence[Cost]) -> Candidate | None:
+    """Return a candidate with the dearest values in float that keeps the budget, or None.
+
+    How many is foretold by adding up what each costs alone, once more where that was too few, then
+    doubled, and halved towards that where nothing was left in int8.
+    """
     few, many = 0, len(costs) + 1
     count = _foretold(bench, candidate, costs, otherwise=1)
     for attempt in range(ATTEMPTS):
