@@ -28,7 +28,7 @@ from onnxcomp.yardstick import Yardstick
 
 # Each candidate is timed beside the lossless model for about this long.
 SECONDS = 0.7
-# ... and once more where it computes in int8 and seems no faster than this.
+# ... and once more where it has static ops and seems no faster than this.
 PROMISING = 1.05
 # A pass that does nothing in so many seconds is not tried again.
 LONG = 1.5
@@ -194,7 +194,7 @@ def with_latency(bench: Bench, candidate: Candidate) -> Candidate:
     if not candidate.scheme.computes and kernels_of(candidate.done.model) == bench.kernels:
         return replace(candidate, same_kernels=True)
     latency = latency_of(bench, candidate, SECONDS)
-    if candidate.scheme.computes and latency.speedup < PROMISING:  # one bad moment says little
+    if candidate.scheme.ops and latency.speedup < PROMISING:  # one bad moment says little
         again = latency_of(bench, candidate, SECONDS)
         latency = max(latency, again, key=lambda each: each.speedup)
     return replace(candidate, latency=latency)
