@@ -64,6 +64,8 @@ def test_of_static_forms_that_seem_as_fast_the_least_static_is_mended_first() ->
     slow, dynamic = candidate("static+dynamic", 1.1), candidate("dynamic", 3.0)
     assert _to_mend([static, slow, mixed, dynamic]) == [mixed, static, slow]
     assert _to_mend([candidate("static", 2.5), mixed])[1] is mixed
+    untimed = [candidate("static", 0.0), candidate("conv+dynamic", 0.0)]
+    assert _to_mend(untimed) == untimed
 
 
 def test_what_seems_slow_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:

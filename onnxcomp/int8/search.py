@@ -138,7 +138,7 @@ def _to_mend(found: Sequence[Candidate]) -> list[Candidate]:
     near = ALIKE * max((each.speedup for each in static), default=0.0)
 
     def key(each: Candidate) -> tuple[bool, int, float]:
-        behind = each.speedup < near
+        behind = each.speedup < near or not near  # where nothing is timed, they come as they are
         return behind, 0 if behind else len(each.scheme.ops), -each.speedup
 
     return sorted(static, key=key)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import add_constant
-from onnxcomp.graph import Array, array, is_op
+from onnxcomp.graph import Array, array, is_op, opset_version
 from onnxcomp.linear.layers import has_known_pads, pads_of
 from onnxcomp.registry import Effect, leave, register
 from onnxcomp.targets import Target
@@ -20,6 +20,8 @@ FEW = 4
 OUTPUTS = 16
 # The stride that can be turned to channels.
 STRIDE = 2
+# Pad with its sizes as an input, and a scale for each channel of weights.
+OPSET = 13
 # How the names of what is read instead of a value end.
 WIDE = ".wide"
 
@@ -57,10 +59,10 @@ def widen_stems(model: ir.Model, target: Target) -> int:
     may round otherwise before the next QuantizeLinear.
 
     Left alone where an int8 node makes what is read, where a fourth channel would serve fewer than
-    16 outputs, in control flow, and for targets other than `x86-vnni`: without VNNI, which weights
-    are neighbours decides on overflow.
+    16 outputs, where weights have a zero point, in control flow, and for targets other than
+    `x86-vnni`: without VNNI, which weights are neighbours decides on overflow.
     """
-    if target.signed or target.explicit or target.saturates:
+    if target.signed or target.explicit or target.saturates or opset_version(model) < OPSET:
         return 0
     stems = [stem for node in model.graph if (stem := _stem(node)) is not None]
     return sum(_widen(model.graph, stem) for stem in stems)
@@ -87,13 +89,28 @@ def _stem(node: ir.Node) -> _Stem | None:
         return None
     assert quantize is not None
     source = quantize.inputs[0]
-    if source is None or weight.shape[1] >= FEW:
+    if source is None or weight.shape[1] >= FEW or not _is_symmetric(scales):
+        return None
+    if not all(_is_scalar(value) for node in (quantize, dequantize) for value in node.inputs[1:]):
         return None
     maker = source.producer()
     if maker is not None and any(is_op(_maker(v), "DequantizeLinear") for v in maker.inputs):
         leave(node, f"an int8 node makes its {weight.shape[1]} channels")
         return None
     return _Stem(node, source, quantize, dequantize, scales, weight)
+
+
+def _is_symmetric(scales: ir.Node) -> bool:
+    """Say whether a stored zero is read as zero, which is what is put between weights."""
+    if len(scales.inputs) < 3 or scales.inputs[2] is None:
+        return True
+    zero_point = array(scales.inputs[2])
+    return zero_point is not None and not zero_point.any()
+
+
+def _is_scalar(value: ir.Value | None) -> bool:
+    data = array(value)
+    return data is not None and data.ndim == 0
 
 
 def _widen(graph: ir.Graph, stem: _Stem) -> bool:
