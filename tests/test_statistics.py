@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from pathlib import Path
@@ -206,6 +206,39 @@ def test_a_dead_worker_costs_nothing_but_time() -> None:
 def test_workers_that_keep_dying_are_an_error() -> None:
     crew = Crew(lambda: Dying([1]), 3, restarts=True)
     with pytest.raises(ModelError, match=r"a worker of the calibration died.*--calib-memory"):
+        collect(draw(40), Effort(crew=crew))
+
+
+class Losing(Executor):
+    """An executor that loses the first results, as Dask's does when a worker dies."""
+
+    def __init__(self, error: BaseException, losses: int) -> None:
+        self.error, self.losses = error, losses
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.losses -= 1
+        if self.losses < 0:
+            future.set_result(fn(*args, **kwargs))
+        else:
+            future.set_exception(self.error)
+        return future
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("cannot unpack non-iterable Statistics object"), CancelledError("lost")]
+)
+def test_a_lost_result_costs_nothing_but_time(error: BaseException) -> None:
+    with open_crew(executor=Losing(error, 4)) as crew:  # of different tasks, as many as are out
+        assert collect(draw(40), Effort(crew=crew)) == collect(draw(40))
+
+
+def test_results_that_keep_getting_lost_are_an_error() -> None:
+    message = r"failed 3 times at samples \d+ to \d+ \(MemoryError: no room\).*--calib-memory"
+    with (
+        open_crew(executor=Losing(MemoryError("no room"), 1_000)) as crew,
+        pytest.raises(ModelError, match=message),
+    ):
         collect(draw(40), Effort(crew=crew))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -16,12 +17,12 @@ from itertools import islice
 
 from onnxcomp.calibration.counting import Feeds, Job, count, open_session
 from onnxcomp.calibration.statistics import Statistics
-from onnxcomp.errors import ModelError
-from onnxcomp.runtime import Session
+from onnxcomp.errors import ModelError, OnnxcompError
+from onnxcomp.runtime import Session, first_line
 
 # Samples of a task: sending them costs little beside running them.
 TASK_SAMPLES = 8
-# How often a task is given out whose worker dies.
+# How often a task is given out that gets lost, or whose worker dies.
 ATTEMPTS = 3
 
 Part = tuple[tuple[int, Feeds], ...]
@@ -76,7 +77,7 @@ def count_apart(
 
     Workers load the model at `path` where they see it, and else get its `content`. Only a few
     samples for each worker are read ahead. Raises `ModelError` when the model does not run on a
-    sample, or workers keep dying.
+    sample, workers keep dying, or what counts the same samples keeps failing.
     """
     _Dispatch(crew, job, path, content, done).run(_parts(samples))
 
@@ -101,7 +102,8 @@ class _Dispatch:
         self.crew, self.job, self.path, self.content, self.done = crew, job, path, content, done
         self.executor = crew.start()
         self.out: dict[Future[Statistics], Part] = {}
-        self.lost = 0
+        self.deaths = 0
+        self.losses: Counter[int] = Counter()  # by the index of a part's first sample
 
     def run(self, parts: Iterable[Part]) -> None:
         try:
@@ -131,7 +133,7 @@ class _Dispatch:
                 continue  # given out anew with all the others
             part = self.out.pop(future)
             try:
-                self.done(future.result(), [index for index, _ in part])
+                found = future.result()
             except ModelMissingError as error:
                 if self.content is None:
                     raise ModelError(
@@ -139,13 +141,32 @@ class _Dispatch:
                         "folder that all machines share, and set TMPDIR to one"
                     ) from error
                 self._give(part, with_model=True)
+            except OnnxcompError:
+                raise
             except BrokenExecutor as error:
                 self._again(error, [part, *self.out.values()])
+            except Exception as error:
+                # A cluster that loses a worker while its results are on the way says so in many
+                # ways: Dask's executor cancels, or raises TypeError.
+                self._give_lost(error, part)
+            else:
+                self.done(found, [index for index, _ in part])
+
+    def _give_lost(self, error: Exception, part: Part) -> None:
+        first, last = part[0][0], part[-1][0]
+        self.losses[first] += 1
+        if self.losses[first] >= ATTEMPTS:
+            raise ModelError(
+                f"a worker of the calibration failed {ATTEMPTS} times at samples {first} to {last} "
+                f"({type(error).__name__}: {first_line(error)}); "
+                "look at its log, and use fewer workers or --calib-memory if it wants memory"
+            ) from error
+        self._give(part)
 
     def _again(self, error: BrokenExecutor, parts: list[Part]) -> None:
         """Start a new executor in the place of a broken one, and give it all that was out."""
-        self.lost += 1
-        if not self.crew.restarts or self.lost >= ATTEMPTS:
+        self.deaths += 1
+        if not self.crew.restarts or self.deaths >= ATTEMPTS:
             raise ModelError(
                 "a worker of the calibration died, probably for want of memory; "
                 "use fewer workers, or --calib-memory"
