@@ -71,6 +71,11 @@ class Inputs:
         reference = self.reference()
         return self.real if reference is None else reference.feeds
 
+    @property
+    def first_feeds(self) -> Mapping[str, Array] | None:
+        """What the model is run on where its sizes are of interest; None without any."""
+        return self.feeds[0] if self.feeds else None
+
 
 def open_inputs(
     model: ir.Model, recipe: Recipe, given: Given, say: Say, file: str | None = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,10 @@ from onnxcomp.blocks import run_steps
 from onnxcomp.container.reading import is_container
 from onnxcomp.cost import measure
 from onnxcomp.errors import UsageError
-from onnxcomp.graph import Array
 from onnxcomp.inputs import NOTHING_GIVEN, Given, open_inputs
-from onnxcomp.int8.search import choose
-from onnxcomp.int8_coverage import Coverage, coverage
+from onnxcomp.int8.search import Choice, choose
 from onnxcomp.interface import as_asked, at_opset
-from onnxcomp.judging import Evidence, judge
+from onnxcomp.judging import judge
 from onnxcomp.model_io import (
     ModelSource,
     check_plain,
@@ -33,13 +30,11 @@ from onnxcomp.model_io import (
     write_bytes,
 )
 from onnxcomp.recipe import Recipe, as_settled
-from onnxcomp.registry import find_pass
-from onnxcomp.report import Report, Side, StepReport
+from onnxcomp.report import Report, Side
+from onnxcomp.reporting import report_of
 from onnxcomp.runtime import INLINE_LIMIT, weight_bytes
-from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stages import Progress, stage
 from onnxcomp.stepping import Context, Done
-from onnxcomp.storage import storage_of
 from onnxcomp.verify import judge_lossless
 from onnxcomp.yardstick import Yardstick
 
@@ -47,16 +42,6 @@ if TYPE_CHECKING:
     import onnx
 
 Say = Callable[[str], None]
-# What stores weights alone in fewer bits: int8 kernels are not its business.
-STORAGE = {
-    "quantize-weights",
-    "quantize-blocks",
-    "cluster-weights",
-    "convert-float16",
-    "share-similar-weights",
-}
-# What leaves zeros of which the report speaks.
-PRUNING = "prune-weights"
 
 
 @dataclass(frozen=True)
@@ -134,80 +119,44 @@ def _run(
         file = None
     context = Context(asked.model, recipe, given, inputs, say, progress, file)
     done = run_steps(recipe.steps, context, Done(asked.model, asked.model, asked.model))
-    choice = choose(recipe.schemes, context, done) if recipe.schemes else None
-    if choice is not None:
-        done = choice.done
-    evidence, shapes = done.evidence, inputs.feeds[0] if inputs.feeds else None
-    large = weight_bytes(asked.model) >= INLINE_LIMIT and not recipe.verify
-    if evidence is None and inputs.budget is not None and not large:
-        evidence = judge(
-            context.yardstick or Yardstick(asked.model, inputs.budget, file), done.model
-        )
-    verdict = done.verdict
-    reference = inputs.reference()
-    if verdict is None and evidence is None and reference is not None:
-        verdict = judge_lossless(reference, done.model)
-    content = verdict.content if verdict is not None else None
-    size = len(content) if content is not None else None
+    choice = choose(recipe.schemes, context, done) if recipe.schemes else Choice(done)
+    done = _proven(context, choice.done)
     stage("measuring")
     settled = as_settled(recipe, done.ran) if recipe.is_lossy else recipe
-    int8 = _int8(done.model, done.steps, shapes) if _quantizes(recipe) else None
-    pruned = any(step.name == PRUNING and step.status != "rolled-back" for step in done.steps)
-    report = Report(
-        before=Side(path, measure(asked.whole, shapes, size=_bytes_of(source, loaded))),
-        after=Side(None, measure(done.model, shapes, size=size)),
-        steps=tuple(done.steps),
-        parity=evidence.parity if evidence else verdict.parity if verdict else None,
-        parity_problems=verdict.problems if verdict else (),
+    report = replace(
+        report_of(context, done, _before(source, loaded, asked.whole, context)),
         interface=asked.changes,
-        metric=evidence.metric if evidence else None,
-        latency=evidence.latency if evidence else None,
-        ranges=done.ranges,
-        int8=int8,
-        sparsity=sparsity_of(done.model) if pruned else None,
-        storage=storage_of(done.model) if _stores(done.steps) and recipe.verify else None,
-        candidates=choice.candidates if choice is not None else (),
-        seconds=time.perf_counter() - started,
-        peak_mb=peak_megabytes(),
+        candidates=choice.candidates,
         recipe=settled.to_dict(),
-        problems=_shortfalls(recipe, evidence, int8),
     )
     untouched = not asked.changes and not any(step.status == "applied" for step in done.steps)
     return Result(
         done.model,
-        report,
+        replace(report, seconds=time.perf_counter() - started),
         external=any(True for _ in external_tensors(asked.model)),
         unchanged=Path(path) if path is not None and untouched and not packed else None,
-        content=content,
+        content=done.verdict.content if done.verdict is not None else None,
         recipe=settled,
     )
 
 
-def _shortfalls(
-    recipe: Recipe, evidence: Evidence | None, int8: Coverage | None
-) -> tuple[str, ...]:
-    """Say what was required of the result and is not so."""
-    found = []
-    latency = evidence.latency if evidence is not None else None
-    speedup = 1.0 if latency is None else latency.speedup
-    if recipe.min_speedup is not None and speedup < recipe.min_speedup:
-        found.append(f"the speed-up is {speedup:.2f}x, less than {recipe.min_speedup:g}x")
-    share = 0.0 if int8 is None else int8.macs_share or 0.0
-    if recipe.min_int8_macs is not None and share < recipe.min_int8_macs:
-        found.append(f"{share:.1%} of MACs run in int8, less than {recipe.min_int8_macs:.1%}")
-    return tuple(found)
+def _proven(context: Context, done: Done) -> Done:
+    """Hold the result to the original where no step has done so.
 
-
-def _stores(steps: Sequence[StepReport]) -> bool:
-    """Say whether weights are stored otherwise than they are computed with."""
-    return any(step.name in STORAGE and step.status == "applied" for step in steps)
-
-
-def _quantizes(recipe: Recipe) -> bool:
-    """Say whether a recipe is about int8 at all."""
-    names = {find_pass(step.name).name for step in recipe.steps} - STORAGE
-    steps = any(find_pass(name).family == "quantize" for name in names)
-    return bool(recipe.schemes) or steps
+    A lossy run has a budget for that, which a large model is not loaded for where nothing is to be
+    verified; the answers of others are to be the original's.
+    """
+    if done.evidence is not None:
+        return done
+    large = weight_bytes(context.original) >= INLINE_LIMIT and not context.recipe.verify
+    budget = context.inputs.budget
+    if budget is not None and not large:
+        yardstick = context.yardstick or Yardstick(context.original, budget, context.file)
+        return replace(done, evidence=judge(yardstick, done.model))
+    reference = context.inputs.reference()
+    if done.verdict is None and reference is not None:
+        return replace(done, verdict=judge_lossless(reference, done.model))
+    return done
 
 
 def _check_settings(recipe: Recipe) -> None:
@@ -220,7 +169,11 @@ def _check_settings(recipe: Recipe) -> None:
             raise UsageError(f"--{option} says what a lossy recipe may do; add --int8, say")
 
 
-# ---------------------------------------------------------------- the report's facts
+def _before(source: ModelSource, loaded: ir.Model, whole: ir.Model, context: Context) -> Side:
+    size = _bytes_of(source, loaded)
+    return Side(_path_of(source), measure(whole, context.inputs.first_feeds, size=size))
+
+
 def _path_of(source: object) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
@@ -231,18 +184,3 @@ def _bytes_of(source: object, model: ir.Model) -> int | None:
         return None
     files = {Path(tensor.path) for _, tensor in external_tensors(model)}
     return Path(source).stat().st_size + sum(file.stat().st_size for file in files)
-
-
-def _int8(model: ir.Model, steps: list[StepReport], feeds: Mapping[str, Array] | None) -> Coverage:
-    left = [item for step in steps for item in step.left if step.effect == "lossy"]
-    return coverage(model, left, feeds)
-
-
-def peak_megabytes() -> float:
-    """Return the peak resident memory of this process in MB; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
