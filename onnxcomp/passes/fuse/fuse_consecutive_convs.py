@@ -20,8 +20,9 @@ def fuse_consecutive_convs(graph: ir.Graph) -> int:
     first must have no bias: the padding of the second is 0 and not that bias. In float64.
 
     Left alone when the value in between is read elsewhere, when a Conv has groups or a weight is
-    not constant or shared, and when the merged kernel is larger than the two: then they are a
-    low-rank factorization, which takes fewer multiplications.
+    not constant or shared, when strides would change a padding that follows from an unknown size
+    (`auto_pad` SAME), and when the merged kernel is larger than the two: then they are a low-rank
+    factorization, which takes fewer multiplications.
     """
     fused = 0
     for second in graph:
@@ -65,11 +66,22 @@ def _area(kernel: Kernel) -> int:
 
 def _can_merge(first: ir.Node, one: Kernel, second: ir.Node, two: Kernel) -> bool:
     if _area(two) == 1 and not has_padding(second):
-        return True
-    strides = set(first.attributes.get_ints("strides", ()))
-    if _area(one) != 1 or has_padding(first) or strides - {1}:
+        return not (_pads_by_size(first) and _has_strides(second))
+    if _area(one) != 1 or has_padding(first) or _has_strides(first):
         return False
     return not has_padding(second) or not one.bias.any()
+
+
+def _has_strides(conv: ir.Node) -> bool:
+    return any(step != 1 for step in conv.attributes.get_ints("strides", ()))
+
+
+def _pads_by_size(conv: ir.Node) -> bool:
+    """Say whether the padding follows from the size and the strides, so that it changes with them.
+
+    Where the size is known, auto_pad has been written as pads.
+    """
+    return conv.attributes.get_string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
 
 
 def _product(one: Kernel, two: Kernel) -> Array:
@@ -81,8 +93,8 @@ def _product(one: Kernel, two: Kernel) -> Array:
 
 
 def _attributes(first: ir.Node, second: ir.Node, two: Kernel) -> list[ir.Attr]:
-    """Return the attributes of the Conv with the larger kernel, with both strides."""
-    if _area(two) != 1:
+    """Return the attributes of the Conv with the larger kernel or padding, with both strides."""
+    if _area(two) != 1 or has_padding(second):  # then the first has no strides
         return list(second.attributes.values())
     ones = [1] * (two.weight.ndim - 2)
     steps = [node.attributes.get_ints("strides", ones) for node in (first, second)]
