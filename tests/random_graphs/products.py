@@ -18,6 +18,8 @@ def convolution(g: Graph) -> None:
         padded = pad(g, x)
         x = padded if padded is not None and is_image(padded) else x
     channels, spatial = int(x.shape[1]), [int(dim) for dim in x.shape[2:]]
+    if not channels:
+        return
     group = g.pick([n for n in (1, 2, 4) if channels % n == 0])
     out = group * g.number(1, 3)
     kernel = [g.number(1, min(3, dim)) for dim in spatial]
