@@ -15,6 +15,9 @@ from onnxcomp.registry import Effect
 # Largest difference that float rounding may make, relative to the range of the output, by the
 # narrowest float type in the model.
 CLOSE_TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 5e-3, "bfloat16": 4e-2}
+# The range of an output counts as at least this share of its largest magnitude: numbers that lie
+# closer together are told apart by little more than their own rounding.
+OFFSET_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -208,9 +211,11 @@ def _rank(sums: _Sums, x: Array, y: Array) -> None:
 
 
 def _finish(sums: _Sums, natural: float | None = None) -> OutputParity:
-    spread = sums.high - sums.low if sums.high >= sums.low else 0.0
-    spread = spread or max(abs(sums.high), 1e-30) if math.isfinite(sums.high) else 1.0
-    spread = max(spread, natural or 0.0)
+    spread, largest = 1.0, 0.0
+    if sums.low <= sums.high:
+        largest = max(abs(sums.low), abs(sums.high))
+        spread = (sums.high - sums.low) or max(largest, 1e-30)
+    spread = max(spread, OFFSET_SHARE * largest, natural or 0.0)
     sqnr = math.inf
     if sums.noise > 0:
         sqnr = 10 * math.log10(sums.signal / sums.noise) if sums.signal > 0 else -math.inf
