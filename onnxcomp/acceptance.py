@@ -31,7 +31,8 @@ class Budget:
 
     `score` is the user's metric (higher is better) and `max_drop` its accepted loss; `min_sqnr`
     (dB, worst output) and `max_expected_drop` (of outputs that are probabilities) count where there
-    is no metric. `timed` asks for a latency no worse than the original's.
+    is no metric. `timed` asks for a latency no worse than the original's. `signed` are int8
+    activations of a target that has such.
     """
 
     held_out: Samples
@@ -42,6 +43,7 @@ class Budget:
     max_expected_drop: float | None
     timed: bool
     threads: int
+    signed: bool = False
 
 
 def top1_of(samples: Samples) -> Score:

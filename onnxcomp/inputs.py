@@ -26,7 +26,7 @@ from onnxcomp.graph import Array
 from onnxcomp.recipe import Recipe
 from onnxcomp.reference import Reference, make_reference
 from onnxcomp.runtime import INLINE_LIMIT, Session, input_specs, weight_bytes
-from onnxcomp.targets import detect
+from onnxcomp.targets import detect, find_target
 
 # Every result is compared on this many random samples (one where each run reads gigabytes), and
 # on this many of the user's.
@@ -176,6 +176,7 @@ def _budget(recipe: Recipe, given: Given, held_out: Samples) -> Budget:
         expected,
         timed=here,
         threads=1 if recipe.threads is None else recipe.threads,
+        signed=find_target(recipe.target).signed,
     )
 
 

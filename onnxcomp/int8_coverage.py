@@ -51,16 +51,22 @@ class Coverage:
 
 
 def coverage(
-    model: ir.Model, left: Iterable[Leave] = (), feeds: Mapping[str, Array] | None = None
+    model: ir.Model,
+    left: Iterable[Leave] = (),
+    feeds: Mapping[str, Array] | None = None,
+    *,
+    signed: bool = False,
 ) -> Coverage:
     """Return the int8 coverage of a quantized model.
 
     `left` are the reasons that the quantizing pass left; a float node without one says "float
-    kernel". `feeds` give the shapes at which multiply-accumulates are counted.
+    kernel". `feeds` give the shapes at which multiply-accumulates are counted. `signed` is said of
+    models with int8 activations.
     """
     reasons = {item.node: item.reason for item in left}
     model = with_names(model)
-    kernels = [n for n in optimized_graph(model) if n.op_type in INT8_KERNELS | FLOAT_KERNELS]
+    nodes = optimized_graph(model, signed=signed)
+    kernels = [node for node in nodes if node.op_type in INT8_KERNELS | FLOAT_KERNELS]
     integer = [node for node in kernels if node.op_type in INT8_KERNELS]
     floats = [node for node in kernels if node.op_type in FLOAT_KERNELS]
     return Coverage(
@@ -82,14 +88,14 @@ def with_names(model: ir.Model) -> ir.Model:
     return copy
 
 
-def optimized_graph(model: ir.Model) -> list[ir.Node]:
+def optimized_graph(model: ir.Model, *, signed: bool = False) -> list[ir.Node]:
     """Return the nodes, subgraphs included, that ONNX Runtime runs in the place of a model's.
 
     At the extended level: above it only memory layouts change.
     """
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         path = Path(folder) / "optimized.onnx"
-        Session(model, optimize=True, dump=path)
+        Session(model, optimize=True, dump=path, signed=signed)
         return list(all_nodes(ir.load(path)))
 
 

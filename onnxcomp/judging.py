@@ -11,7 +11,7 @@ from onnxcomp.acceptance import Budget
 from onnxcomp.errors import ModelError
 from onnxcomp.parity import Parity
 from onnxcomp.report import Latency
-from onnxcomp.runtime import LEVELS, Session, as_source
+from onnxcomp.runtime import LEVELS, as_source
 from onnxcomp.verify import Metric
 from onnxcomp.yardstick import Yardstick
 
@@ -48,7 +48,7 @@ def judge(yardstick: Yardstick, after: ir.Model, answers: Evidence | None = None
     found = found if found.problems else _at_every_level(yardstick, after, found)
     if found.problems or not yardstick.budget.timed:
         return found
-    candidate = Session(after, optimize=True, threads=yardstick.budget.threads)
+    candidate = yardstick.session(after)
     latency = yardstick.latency(candidate, SECONDS)
     for _ in range(RETRIES):  # a verdict must not rest on one bad moment
         if latency.speedup < SLOWER:
@@ -66,8 +66,7 @@ def _at_every_level(yardstick: Yardstick, after: ir.Model, found: Evidence) -> E
     try:
         with as_source(after) as source:
             for level in LEVELS:
-                session = Session(source, optimize=level, threads=yardstick.budget.threads)
-                session.run(yardstick.timed[0])
+                yardstick.session(source, level).run(yardstick.timed[0])
     except ModelError as error:
         return replace(found, problems=(str(error),))
     return found
@@ -77,7 +76,7 @@ def judge_answers(yardstick: Yardstick, after: ir.Model) -> Evidence:
     """Measure all of a result but its latency."""
     budget = yardstick.budget
     try:
-        candidate = Session(after, optimize=True, threads=budget.threads)
+        candidate = yardstick.session(after)
         parity = yardstick.parity(candidate)
         metric = yardstick.metric(candidate)
     except ModelError as error:

@@ -9,7 +9,7 @@ from itertools import groupby
 import onnx_ir as ir
 
 from onnxcomp.edits import assign_unique_names, sweep
-from onnxcomp.errors import OnnxcompError
+from onnxcomp.errors import ModelError, OnnxcompError
 from onnxcomp.fixpoint import Check, PassFailedError, Tally, bisect, to_fixpoint
 from onnxcomp.graph import count_nodes
 from onnxcomp.recipe import Step
@@ -96,7 +96,8 @@ def run_once(
 ) -> tuple[ir.Model, StepReport]:
     """Run one pass on a copy; return the model before it when it raises or `check` has objections.
 
-    Usage errors of the pass (a glob that matches nothing) are the user's to see and are raised.
+    Usage errors of the pass (a glob that matches nothing) are the user's to see and are raised; not
+    so that ONNX Runtime refuses what a pass tries.
     """
     stage(step.name)
     found = find_pass(step.name)
@@ -110,6 +111,8 @@ def run_once(
         assign_unique_names(result)
         keep_declared(result, model)
         problems = check(result) if outcome.sites else ()
+    except ModelError as error:
+        problems = [str(error)]
     except OnnxcompError:
         raise
     except Exception as error:  # as above: named, rolled back, and the rest still ships

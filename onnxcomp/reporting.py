@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-
-import onnx_ir as ir
+from collections.abc import Sequence
 
 from onnxcomp.cost import measure
-from onnxcomp.graph import Array
 from onnxcomp.int8_coverage import Coverage, coverage
 from onnxcomp.judging import Evidence
 from onnxcomp.recipe import Recipe
@@ -17,6 +14,7 @@ from onnxcomp.report import Report, Side, StepReport
 from onnxcomp.sparsity import sparsity_of
 from onnxcomp.stepping import Context, Done
 from onnxcomp.storage import storage_of
+from onnxcomp.targets import find_target
 
 # What stores weights alone in fewer bits: int8 kernels are not its business.
 STORAGE = {
@@ -36,7 +34,7 @@ def report_of(context: Context, done: Done, before: Side) -> Report:
     feeds = context.inputs.first_feeds
     content = verdict.content if verdict is not None else None
     size = len(content) if content is not None else None
-    int8 = _int8(done.model, done.steps, feeds) if _quantizes(recipe) else None
+    int8 = _int8(context, done) if _quantizes(recipe) else None
     pruned = any(step.name == PRUNING and step.status != "rolled-back" for step in done.steps)
     return Report(
         before=before,
@@ -82,9 +80,10 @@ def _quantizes(recipe: Recipe) -> bool:
     return bool(recipe.schemes) or steps
 
 
-def _int8(model: ir.Model, steps: list[StepReport], feeds: Mapping[str, Array] | None) -> Coverage:
-    left = [item for step in steps for item in step.left if step.effect == "lossy"]
-    return coverage(model, left, feeds)
+def _int8(context: Context, done: Done) -> Coverage:
+    left = [item for step in done.steps for item in step.left if step.effect == "lossy"]
+    signed = find_target(context.recipe.target).signed
+    return coverage(done.model, left, context.inputs.first_feeds, signed=signed)
 
 
 def peak_megabytes() -> float:

@@ -73,7 +73,8 @@ class Session:
     rewrite of ONNX Runtime at all, and never `prepack` (see `session_options`). `taps` are names of
     values of the main graph to return besides the outputs. `dump` is where to write the optimized
     graph, at the extended level: above it only memory layouts change, in operators that no file can
-    hold. Raises `ModelError` when ONNX Runtime refuses the model.
+    hold. `signed` is for models of a target with int8 activations (see `session_options`). Raises
+    `ModelError` when ONNX Runtime refuses the model.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class Session:
         prepack: bool = True,
         taps: Sequence[str] = (),
         dump: Path | None = None,
+        signed: bool = False,
     ) -> None:
-        options = session_options(optimize=optimize, threads=threads, prepack=prepack)
+        options = session_options(
+            optimize=optimize, threads=threads, prepack=prepack, signed=signed
+        )
         if dump is not None:
             options.optimized_model_filepath = str(dump)
             options.graph_optimization_level = extended_level()
@@ -109,14 +113,15 @@ class Session:
 
 
 def session_options(
-    *, optimize: bool | str, threads: int, prepack: bool = True
+    *, optimize: bool | str, threads: int, prepack: bool = True, signed: bool = False
 ) -> onnxruntime.SessionOptions:
     """Return options that differ only in what this project varies; logs are off.
 
     `optimize` may also be one of `LEVELS`.
 
     Without `prepack` kernels make no copies of the weights in a layout of their own: memory and
-    time that pay only over many runs.
+    time that pay only over many runs. With `signed` int8 activations stay, as they do on Arm: on
+    x86 they are rewritten to uint8, after which some models of opset 21 and up do not load.
     """
     import onnxruntime
 
@@ -128,6 +133,8 @@ def session_options(
     options.log_severity_level = 4
     if not (optimize and prepack):
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if signed:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
 
 

@@ -74,6 +74,11 @@ class Yardstick:
     def _metric(self) -> float:
         return self._score(self.reference)
 
+    def session(self, after: ir.Model | str | bytes, optimize: bool | str = True) -> Session:
+        """Load what was made from the model as it is to be run; raise `ModelError` if refused."""
+        budget = self.budget
+        return Session(after, optimize=optimize, threads=budget.threads, signed=budget.signed)
+
     def parity(self, candidate: Session) -> Parity:
         """Compare a candidate's answers to the samples held out."""
         meter = ParityMeter()

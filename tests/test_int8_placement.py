@@ -152,6 +152,17 @@ def test_what_is_moved_and_then_captured_does_not_abort_the_process(mover: str) 
     assert [node.op_type for node in model.graph].count("Sum") == 1
 
 
+@pytest.mark.parametrize("dims", ["2, 8", "B, S", "3"])
+@pytest.mark.parametrize("bias", ["16", "1, 16", "1, 1, 16"])
+def test_a_bias_that_is_added_in_float_does_not_make_a_float_gemm(dims: str, bias: str) -> None:
+    if dims == "3" and bias == "1, 1, 16":
+        return  # its result has more dims
+    model, left = quantized(f"""agraph (float[{dims}, 32] x) => (float[{dims}, 16] y)
+    <float[32, 16] w, float[{bias}] b> {{ a = MatMul (x, w)  y = Add (b, a) }}""")
+    assert not left
+    assert coverage(model).macs_share == 1.0
+
+
 @pytest.mark.parametrize("mode", ["edge", "reflect", "constant"])
 def test_pads_of_some_axes_are_spelled_out(mode: str) -> None:
     text = f"""agraph (float[N, 8, 6, 6] x) => (float[N, 8, 6, 8] y)

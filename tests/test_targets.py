@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+import onnxcomp
 from case_pages import parse
 from int8_checks import quantized
 from int8_zoo import ATTENTION, CLIP, GEMM, HARD_SWISH, RESIDUAL, ZOO
+from onnxcomp.errors import ModelError
 from onnxcomp.graph import array
 from onnxcomp.passes.quantize._numbers import quantize_weight
 from onnxcomp.passes.quantize._saturation import safe_scales
+from onnxcomp.pipeline import run_once
+from onnxcomp.recipe import Step
 from onnxcomp.targets import TARGETS
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -192,3 +197,33 @@ def test_tensorrt_at_every_operator_set(opset: int) -> None:
                          opset=opset, target="tensorrt")  # fmt: skip
     assert model.opset_imports[""] == max(opset, 13)
     assert parse(CLIP, 17).graph.outputs[0].name == model.graph.outputs[0].name
+
+
+# ---------------------------------------------------------------- verified on this machine
+@pytest.mark.parametrize("target", ["arm64", "tensorrt"])
+def test_signed_activations_are_verified_as_they_run_on_their_target(target: str) -> None:
+    """ONNX Runtime makes a Gemm of this, and on x86 uint8 of int8: then it does not load."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[2, 8, 16] x) => (float[2, 8, 32] y)'
+        " { a = MatMul (x, w)  y = Add (a, b) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (16, 32)), ("b", (32,))):
+        data = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(data, name))
+    samples = [{"x": rng.standard_normal((2, 8, 16)).astype(np.float32)} for _ in range(8)]
+    report = onnxcomp.optimize(model, int8=True, calib=samples, target=target).report
+    assert [item.scheme.name for item in report.candidates if item.chosen] == ["static"]
+    assert report.int8 is not None
+    assert report.int8.macs_share == (1.0 if target == "arm64" else 0.0)
+
+
+def test_what_onnx_runtime_refuses_of_a_try_is_left_out() -> None:
+    def refuse(_: ir.Model) -> list[str]:
+        raise ModelError("ONNX Runtime cannot load the model: no kernel")
+
+    model = parse("agraph (float[2] x) => (float[2] y) { a = Identity (x)  y = Relu (a) }", 17)
+    kept, report = run_once(model, Step("eliminate-identity"), {}, refuse)
+    assert kept is model
+    assert (report.status, report.sites) == ("rolled-back", 0)
+    assert report.reason == "ONNX Runtime cannot load the model: no kernel"

@@ -210,5 +210,5 @@ def latency_of(
 ) -> Latency:
     """Return the latency of the lossless model and of a candidate (see `measure_in_turns`)."""
     assert bench.yardstick is not None
-    session = Session(candidate.done.model, optimize=True, threads=bench.yardstick.budget.threads)
+    session = bench.yardstick.session(candidate.done.model)
     return bench.yardstick.latency(session, seconds, bench.lossless, clear=clear)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcomp.edits import remove, take_over
-from onnxcomp.graph import array, integers, is_op, label, rank, sole_consumer
+from onnxcomp.graph import Array, array, integers, is_op, label, rank, sole_consumer
 from onnxcomp.passes.quantize._editor import (
     Editor,
     grid_constants,
@@ -149,19 +149,34 @@ def _barrier(editor: Editor, value: ir.Value, stem: str) -> ir.Node:
 
 
 def keep_from_gemm(editor: Editor, node: ir.Node) -> None:
-    """Keep ONNX Runtime from fusing an int8 MatMul and the Add behind it to a float Gemm."""
+    """Keep ONNX Runtime from fusing an int8 MatMul and the Add behind it to a float Gemm.
+
+    With more than two dims it does so for a bias of one dim alone, else something has to stand
+    between the two.
+    """
     output = node.outputs[0]
     reader = sole_consumer(output)
-    if reader is None or not is_op(reader, "Add") or rank(output) not in (None, 2):
+    dims = rank(output)
+    biases = [] if reader is None or not is_op(reader, "Add") else _constant_inputs(reader)
+    if reader is None or not biases:
         return
-    if all(array(value) is None for value in reader.inputs):
-        return  # it adds no bias
+    if dims is not None and dims > 2:
+        for index, data in biases:
+            if data.ndim == 1:
+                stem = f"{reader.inputs[index].name}.row"  # type: ignore[union-attr]
+                reader.replace_input_with(index, new_constant(editor, data[None, None], stem))
+        return
     barrier = _barrier(editor, output, output.name or label(node))
     barrier.outputs[0].shape = output.shape
     insert_behind(editor.graph, output, [barrier])
     for use in list(output.uses()):
         if use.node is not barrier:
             use.node.replace_input_with(use.idx, barrier.outputs[0])
+
+
+def _constant_inputs(node: ir.Node) -> list[tuple[int, Array]]:
+    found = [(index, array(value)) for index, value in enumerate(node.inputs)]
+    return [(index, data) for index, data in found if data is not None]
 
 
 def spell_out_axes(editor: Editor, pad: ir.Node) -> None:

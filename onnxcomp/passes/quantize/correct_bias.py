@@ -22,6 +22,7 @@ from onnxcomp.passes.quantize._mean_errors import mean_error
 from onnxcomp.passes.quantize._numbers import BIAS_MAX, quantize_bias
 from onnxcomp.registry import Effect, leave, measured, register
 from onnxcomp.runtime import Session
+from onnxcomp.targets import Target
 
 SAMPLES = 16
 # Further samples, on which the answers have to come closer.
@@ -50,7 +51,9 @@ class _Shift:
 
 
 @register(Effect.LOSSY)
-def correct_bias(model: ir.Model, original: ir.Model, samples: Samples, unfused: ir.Model) -> int:
+def correct_bias(
+    model: ir.Model, original: ir.Model, samples: Samples, unfused: ir.Model, target: Target
+) -> int:
     """Take the mean error of each channel of an int8 layer out of its bias.
 
     Rounded weights and inputs shift the mean of what a layer makes, and the shifts add up over a
@@ -88,7 +91,7 @@ def correct_bias(model: ir.Model, original: ir.Model, samples: Samples, unfused:
         applied = _change_bias(tried.graph, layer, shift.mean)
         for data in arrays:
             data += _along(applied, layer.axis, data).astype(data.dtype)
-    if not shifts or not _is_better(original, model, tried, samples, limit):
+    if not shifts or not _is_better((original, model, tried), samples, limit, target):
         for name in shifts:
             leave(exact_nodes[name], "the answers do not come closer with mean errors taken out")
         return 0
@@ -119,14 +122,18 @@ def _correct_without_data(model: ir.Model, original: ir.Model, unfused: ir.Model
 
 
 def _is_better(
-    exact: ir.Model, before: ir.Model, after: ir.Model, samples: Samples, seen: int
+    models: tuple[ir.Model, ir.Model, ir.Model], samples: Samples, seen: int, target: Target
 ) -> bool:
-    """Say whether answers to other samples, if there are any, come closer to the exact ones."""
+    """Say whether the last model's answers are nearer to the first's than those of the second are.
+
+    Asked are samples beyond those seen, if there are any.
+    """
+    exact = models[0]
     checks = few(exact, samples, CHECKS)
     rest = itertools.islice(samples, seen, seen + checks)
     feeds = [one_sample(exact, each) for each in rest]
     feeds = feeds or [one_sample(exact, each) for each in itertools.islice(samples, checks)]
-    sessions = [Session(model, optimize=True) for model in (exact, before, after)]
+    sessions = [Session(model, optimize=True, signed=target.signed) for model in models]
     meters = [ParityMeter(), ParityMeter()]
     for wanted, *found in in_order(lambda each: [s.run(each) for s in sessions], feeds):
         for meter, answer in zip(meters, found, strict=True):
