@@ -16,6 +16,7 @@ from onnxcomp.calibration.collect import Effort
 from onnxcomp.calibration.find import collect_ranges
 from onnxcomp.calibration.ranges import Range, Ranges
 from onnxcomp.calibration.samples import open_samples
+from onnxcomp.calibration.synthetic import first_runs
 from onnxcomp.calibration.taps import float_values
 from onnxcomp.errors import ModelError, SamplesError
 from onnxcomp.runtime import Session, input_specs
@@ -222,3 +223,25 @@ def test_a_sample_that_does_not_run_is_named() -> None:
 def test_a_sample_that_does_not_fit_is_named() -> None:
     with pytest.raises(SamplesError, match="list, sample 1: input"):
         collect(CHAIN, draw((1, 4), (1, 3)))
+
+
+class Refusing(Session):
+    """Notes how many numbers it is given, and runs on none."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def run(self, feeds: Any) -> dict[str, Any]:
+        self.most = max(self.most, sum(data.size for data in feeds.values()))
+        raise ModelError("no such size")
+
+
+def test_sizes_that_are_tried_take_little_memory() -> None:
+    session = Refusing()
+    with pytest.raises(ModelError, match=r"no random input runs.*no such size.*pass real data"):
+        first_runs(build("y = Relu(x)", "float[N,4,H,W] x", "float[N,4,H,W] y"), 1, 0, session)
+    assert 1 << 20 < session.most <= 1 << 24
+    large = Refusing()
+    with pytest.raises(ModelError, match="no such size"):
+        first_runs(build("y = Relu(x)", "float[N,6000,3000] x", "float[N,A,B] y"), 1, 0, large)
+    assert large.most == 2 * 6000 * 3000
