@@ -104,13 +104,22 @@ def _run_original(
     say: Say,
 ) -> Reference:
     session = _load_original(model, file)
+    answers = [_answer(session, index, feeds) for index, feeds in enumerate(real)]
     try:
         runs = first_runs(model, _count(model), seed, session)
     except ModelError as error:
         if not real:
             _warn(say, f"answers were not compared: {error}")
-        return make_reference(model, real, session)
-    return make_reference(model, (*real, *runs.feeds), session, runs.answers)
+        return make_reference(model, real, session, answers)
+    return make_reference(model, (*real, *runs.feeds), session, (*answers, *runs.answers))
+
+
+def _answer(session: Session, index: int, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    try:
+        return session.run(feeds)
+    except ModelError as error:
+        where = f"the model as it was given, on sample {index} of those held out"
+        raise ModelError(f"{error} ({where}); check the data") from error
 
 
 def _count(model: ir.Model) -> int:

@@ -172,3 +172,13 @@ def test_memory_and_workers_do_not_change_the_file(tmp_path: Path) -> None:
     plain = (tmp_path / "plain.json").read_bytes()
     assert (tmp_path / "small.json").read_bytes() == plain
     assert (tmp_path / "many.json").read_bytes() == plain
+
+
+def test_data_that_the_original_does_not_run_on_is_named() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 17]> g (int64[N] x) => (float[N, 4] y)'
+        " <float[1, 4] t = {1, 2, 3, 4}> { y = Gather (t, x) }"
+    )
+    samples = [{"x": np.array([0])}] * 3 + [{"x": np.array([7])}]
+    with pytest.raises(onnxcomp.OnnxcompError, match=r"sample 0 of those held out"):
+        onnxcomp.optimize(model, int8=True, calib=samples)
