@@ -37,7 +37,8 @@ def quantized(shape: str, group: str) -> tuple[ir.Model, ir.Model]:
 def corrected(exact: ir.Model, int8: ir.Model, unfused: ir.Model) -> tuple[ir.Model, Outcome]:
     after = int8.clone()
     random = open_samples("random:4", input_specs(exact), model=exact)
-    needs = {"samples": random, "original": exact, "unfused": unfused}
+    target = TARGETS["x86-vnni"]
+    needs = {"samples": random, "original": exact, "unfused": unfused, "target": target}
     return after, apply(find_pass("correct-bias"), after, {}, needs)
 
 
